@@ -1,0 +1,35 @@
+# Everything Cloche's developers and users run. Each target sets up what it needs.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+.PHONY: help setup up test check bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Virtual environment in .venv with Cloche and its development tools
+
+$(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh tools/setup.sh
+	@touch $@
+
+up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
+	@exec $(BIN)/cloche up $(ARGS)
+
+test: setup ## All tests (installs Chromium and PostgreSQL with apt when root)
+	@sh tools/test-servers.sh
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Lint, format, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+bench: setup ## Compare with stock Celery and peers (ARGS="--help" for the choices)
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove the virtual environments and caches (not the run directory .cloche)
+	rm -rf $(VENV) .bench-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

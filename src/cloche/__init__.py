@@ -1,0 +1,1 @@
+"""Cloche: the production layer for Celery."""

@@ -1,0 +1,283 @@
+"""Every setting: its name, type, default and meaning. Frozen; unknown keys refused.
+
+A key is written with dots (``broker.url``), as a variable with ``CLOCHE_`` in front and
+``__`` for each dot (``CLOCHE_BROKER__URL``), in TOML as tables (``[broker]`` ``url = …``).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+_UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+
+
+def _bytes(value: object) -> object:
+    """Accept ``200M``, ``1.5 GiB``, ``4096``: a size in bytes, units of 1024."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower().removesuffix("ib").removesuffix("b") or value
+    unit = _UNITS.get(text[-1:], 1)
+    number = text[:-1] if text[-1:] in _UNITS else text
+    try:
+        return int(float(number) * unit)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a size: write 4096, 200M or 1.5GiB") from None
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+Seconds = Annotated[float, Field(ge=0)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+_Limits = TypeVar("_Limits", bound="TaskSettings | FamilySettings")
+
+
+class Section(BaseModel):
+    """A table of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class BrokerSettings(Section):
+    """How the message broker is reached, and whether Cloche runs one itself."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="Broker URL (redis://, rediss://, amqp://…); unset: a broker is found or run",
+    )
+    embedded: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="auto: run a broker only if no URL is set and none answers on localhost:6379",
+    )
+    port: Port | None = Field(None, description="Loopback port of the embedded broker; unset: free")
+    fsync: Literal["always", "everysec"] = Field(
+        "everysec", description="When the embedded broker forces its log to disk (appendfsync)"
+    )
+    connect_timeout: Seconds = Field(5, description="Seconds to wait for a connection")
+    socket_timeout: Seconds = Field(5, description="Seconds to wait for a reply")
+    socket_keepalive: bool = Field(True, description="TCP keepalive on broker connections")
+    health_check_interval: int = Field(5, ge=0, description="Seconds between PINGs on idle links")
+    pool_limit: int = Field(10, ge=1, description="Most connections a publisher process keeps")
+    start_tries: int = Field(5, ge=1, description="Tries to reach the broker before giving up")
+    publish_timeout: Seconds = Field(
+        10, description="Seconds a publisher retries before the outage reaches its caller"
+    )
+    visibility_timeout: int = Field(
+        3600,
+        ge=1,
+        description="Stock Redis transport: seconds until an unacked task is redelivered",
+    )
+
+
+class ResultSettings(Section):
+    """Where task results are kept."""
+
+    url: SecretStr | None = Field(
+        None,
+        description="Result backend (redis://, db+…, django-db, rpc://); unset: the broker if Redis",
+    )
+    expires: timedelta = Field(timedelta(hours=1), description="Age at which results are dropped")
+    socket_timeout: Seconds = Field(10, description="Seconds to wait for a reply")
+    connect_timeout: Seconds = Field(5, description="Seconds to wait for a connection")
+    extended: bool = Field(True, description="Store name, args, worker and queue with a result")
+
+
+class DatabaseSettings(Section):
+    """Where downloads and history are kept."""
+
+    url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL (sqlite, postgresql); unset: SQLite in the run directory"
+    )
+
+
+class TaskSettings(Section):
+    """Defaults of every task that does not say otherwise; families refine them."""
+
+    default_queue: str = Field("default", min_length=1, description="Queue of unrouted tasks")
+    acks_late: bool = Field(True, description="Acknowledge after the task ran, not before")
+    max_retries: int = Field(3, ge=0, description="Retries of a task that asks for one")
+    retry_delay: Seconds = Field(60, description="Seconds before a retry")
+    soft_time_limit: Seconds | None = Field(
+        None, description="Seconds until SoftTimeLimitExceeded is raised in a task"
+    )
+    time_limit: Seconds | None = Field(None, description="Seconds until a task is killed")
+
+    @model_validator(mode="after")
+    def _soft_below_hard(self) -> Self:
+        return _checked_limits(self)
+
+
+class FamilySettings(Section):
+    """What the tasks named ``tasks.<family>.*`` share. Unset: as in ``[tasks]``."""
+
+    queue: str | None = Field(None, min_length=1, description="Queue of this family")
+    max_retries: int | None = Field(None, ge=0, description="Retries of a task that asks for one")
+    retry_delay: Seconds | None = Field(None, description="Seconds before a retry")
+    soft_time_limit: Seconds | None = Field(None, description="Seconds until the soft limit")
+    time_limit: Seconds | None = Field(None, description="Seconds until a task is killed")
+    rate_limit: str | None = Field(None, description="Most starts per worker, e.g. 10/m")
+
+    @model_validator(mode="after")
+    def _soft_below_hard(self) -> Self:
+        return _checked_limits(self)
+
+
+def _checked_limits(limits: _Limits) -> _Limits:
+    soft, hard = limits.soft_time_limit, limits.time_limit
+    if soft is not None and hard is not None and soft >= hard:
+        raise ValueError(
+            f"soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s), "
+            "or the task is killed before it can clean up"
+        )
+    return limits
+
+
+class Route(Section):
+    """Tasks whose name matches ``pattern`` (``*`` and ``?``) go to ``queue``."""
+
+    pattern: str = Field(min_length=1)
+    queue: str = Field(min_length=1)
+
+
+class WorkerSettings(Section):
+    """One named worker (or ``processes`` of them) that ``cloche up`` runs."""
+
+    queues: tuple[str, ...] = Field((), description="Queues it consumes; empty: all declared ones")
+    pool: Literal["prefork", "threads", "solo"] = Field("prefork", description="Worker pool")
+    concurrency: int | None = Field(
+        None, ge=1, description="Tasks at once; unset: number of cores, at most 4"
+    )
+    processes: int = Field(1, ge=1, description="How many such workers")
+    prefetch: int = Field(1, ge=0, description="Messages fetched ahead per slot")
+    max_tasks_per_child: int | None = Field(
+        1000, ge=1, description="Tasks after which a pool process is replaced"
+    )
+    max_memory_per_child: Bytes | None = Field(
+        512 * 1024**2, ge=1, description="Resident bytes after which a pool process is replaced"
+    )
+
+
+class BeatSettings(Section):
+    """The scheduler."""
+
+    enabled: bool = Field(True, description="Whether cloche up runs the scheduler")
+    max_interval: Seconds = Field(5, gt=0, description="Most seconds between looks at the schedule")
+
+
+class WebSettings(Section):
+    """One web server of ours."""
+
+    enabled: bool = True
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: Port = Field(8000, description="Port to listen on")
+    token: SecretStr | None = Field(
+        None, description="Bearer token asked of every request; needed to listen beyond loopback"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Further Host names accepted (loopback names always are)"
+    )
+
+
+class ServiceSettings(WebSettings):
+    """The service people and programs use: downloads and their page."""
+
+
+class DashboardSettings(WebSettings):
+    """The operators' page."""
+
+    port: Port = Field(8001, description="Port to listen on")
+
+
+class DownloadSettings(Section):
+    """The ``download`` task family."""
+
+    max_size: Bytes = Field(2 * 1024**3, ge=1, description="Largest file accepted, bytes")
+    per_host: int = Field(2, ge=1, description="Downloads from one host at once on this machine")
+    connect_timeout: Seconds = Field(10, gt=0, description="Seconds to wait for a connection")
+    read_timeout: Seconds = Field(30, gt=0, description="Seconds without a byte until it is broken")
+    resumes: int = Field(
+        5, ge=0, description="Broken transfers in a row, without a new byte, resumed at once"
+    )
+    max_redirects: int = Field(5, ge=0, description="Redirects followed, each checked anew")
+    fresh_for: timedelta = Field(
+        timedelta(hours=1), description="Age until which a cached file is served without asking"
+    )
+    allow_networks: tuple[str, ...] = Field(
+        (), description="Private networks that may be contacted all the same, e.g. 127.0.0.0/8"
+    )
+    user_agent: str = Field("Cloche (+https://pypi.org/project/cloche/)", min_length=1)
+    backend: Literal["auto", "http", "yt-dlp"] = Field(
+        "http",
+        description="http: plain files; yt-dlp: media pages; auto: yt-dlp where it knows the site",
+    )
+
+
+class StopSettings(Section):
+    """How a stop goes."""
+
+    soft: Seconds = Field(30, description="worker_soft_shutdown_timeout of the workers, seconds")
+    grace: Seconds = Field(45, description="Seconds a process may take to stop before it is killed")
+
+    @model_validator(mode="after")
+    def _grace_covers_soft(self) -> Self:
+        if self.grace < self.soft:
+            raise ValueError(
+                f"stop.grace ({self.grace:g} s) must not be below stop.soft ({self.soft:g} s), "
+                "or workers are killed before their tasks may finish"
+            )
+        return self
+
+
+def _default_families() -> dict[str, FamilySettings]:
+    return {
+        "download": FamilySettings(
+            queue="download_queue",
+            max_retries=3,
+            retry_delay=60,
+            soft_time_limit=600,
+            time_limit=900,
+        ),
+    }
+
+
+def _with_default_families(value: object) -> object:
+    """A family named in a file refines its default instead of replacing it."""
+    if not isinstance(value, dict):
+        return value
+    merged: dict[str, Any] = dict(_default_families())
+    for name, family in value.items():
+        base = merged.get(name)
+        if base is not None and isinstance(family, dict):
+            family = {**base.model_dump(), **family}
+        merged[name] = family
+    return merged
+
+
+class Settings(Section):
+    """All of Cloche's settings."""
+
+    app: str = Field(
+        "cloche", min_length=1, description="The Celery application, as celery -A takes it"
+    )
+    run_dir: Path = Field(Path(".cloche"), description="Where Cloche keeps its files")
+    timezone: str = Field("UTC", description="Time zone of schedules")
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    results: ResultSettings = Field(default_factory=ResultSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    tasks: TaskSettings = Field(default_factory=TaskSettings)
+    families: Annotated[dict[str, FamilySettings], BeforeValidator(_with_default_families)] = Field(
+        default_factory=_default_families, description="Task families by name"
+    )
+    routes: tuple[Route, ...] = Field((), description="Routes, first match, the specific first")
+    workers: dict[str, WorkerSettings] = Field(
+        default_factory=dict, description="Workers by name; empty: simple mode"
+    )
+    beat: BeatSettings = Field(default_factory=BeatSettings)
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+    dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
+    download: DownloadSettings = Field(default_factory=DownloadSettings)
+    stop: StopSettings = Field(default_factory=StopSettings)
