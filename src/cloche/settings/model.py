@@ -78,7 +78,7 @@ class ResultSettings(Section):
 
     url: SecretStr | None = Field(
         None,
-        description="Result backend (redis://, db+…, django-db, rpc://); unset: the broker if Redis",
+        description="Result backend (redis://, db+…, django-db, rpc://); unset: the broker",
     )
     expires: timedelta = Field(timedelta(hours=1), description="Age at which results are dropped")
     socket_timeout: Seconds = Field(10, description="Seconds to wait for a reply")
