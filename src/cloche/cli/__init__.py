@@ -14,7 +14,6 @@ from cloche.cli.lazy import Lazy, LazyGroup
 from cloche.errors import ClocheError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 class Commands(LazyGroup):
@@ -76,10 +75,6 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except click.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output is gone; the interpreter must not flush into the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     return code if isinstance(code, int) else 0
 
 
