@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -218,6 +219,18 @@ def test_every_error_ends_the_process_with_its_code(run: Run, expression: str, c
     done = run("-c", BROKEN.format(expression=expression), "fail")
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_on_a_terminal_the_label_of_an_error_is_red(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cloche", "config", "explain", "nonsense"],
+            cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs,
+        )  # fmt: skip
+        os.close(theirs)
+        assert terminal.read(100).startswith(b"\x1b[31m\x1b[1merror:\x1b[0m unknown setting")
+        assert process.wait(60) == 2
 
 
 @pytest.mark.parametrize(("before", "variables"), [(["--debug"], {}), ([], {"CLOCHE_DEBUG": "1"})])

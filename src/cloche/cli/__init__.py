@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from importlib.metadata import version
 from typing import ClassVar, NoReturn
 
 import click
@@ -26,6 +25,9 @@ class Commands(LazyGroup):
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
+        # Importing it takes as long as all of click (35 of 68 ms of `cloche --help`).
+        from importlib.metadata import version  # noqa: PLC0415
+
         click.echo(f"cloche {version('cloche')}")
         ctx.exit()
 
