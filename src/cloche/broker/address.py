@@ -12,10 +12,11 @@ from kombu.utils.url import parse_url
 
 from cloche.errors import BrokerError, BrokerFault
 
+REDIS = "Redis or Valkey"
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket"})
 #: What people write although kombu knows no such transport, and what it calls them.
 _FOREIGN = {
-    "unix": "redis+socket:///path/to/redis.sock?virtual_host=0",
+    "unix": "redis+socket://{rest}",
     "valkey": "redis://host:6379/0",
     "valkeys": "rediss://host:6379/0",
     "http": "redis://host:6379/0",
@@ -33,6 +34,7 @@ class Address:
     """Where a Redis server is. ``path`` is its unix socket, else ``host`` and ``port`` hold."""
 
     masked: str
+    product: str = REDIS
     host: str = "127.0.0.1"
     port: int = 6379
     path: str = ""
@@ -86,6 +88,7 @@ def scheme_of(url: str) -> str:
     if not separator or not scheme:
         raise _bad(url, "it has no scheme", f"write redis://{url or 'localhost:6379/0'}")
     if scheme in _FOREIGN:
+        masked_rest = masked(url).partition("://")[2]
         raise _bad(url, f"Celery knows no transport named {scheme!r}", f"write {_FOREIGN[scheme]}")
     return scheme
 

@@ -63,7 +63,7 @@ class EmbeddedBroker:
         To be called before ``command``. A server that is not ours is never touched.
         Raises ProcessError if ours does not go away.
         """
-        return reclaim.reclaim(self._files, self._files.state().get("port"))
+        return reclaim.reclaim(self._files)
 
     @cached_property
     def port(self) -> int:
@@ -106,7 +106,11 @@ class EmbeddedBroker:
         return f"redis+socket://:{self._files.password()}@{socket}?virtual_host=0"
 
     def readiness(self) -> Health:
-        """Whether it answers on its port now, and if not what it is doing."""
+        """Whether it answers now, and if not what it is doing.
+
+        Asked over its socket: a server that cannot have its port does not run, and a
+        stranger on the port does not get the password.
+        """
         begun = time.perf_counter()
         ok, detail = self._ask()
         return Health("broker", ok, detail, time.perf_counter() - begun)
@@ -131,7 +135,7 @@ class EmbeddedBroker:
         )
 
     def _ask(self) -> tuple[bool, str]:
-        with client_of(parse_address(self.url), connect_timeout=1, socket_timeout=1) as client:
+        with client_of(parse_address(self.unix_url), connect_timeout=1, socket_timeout=1) as client:
             try:
                 client.ping()
             except redis.exceptions.BusyLoadingError:

@@ -16,6 +16,7 @@ from cloche.errors import BrokerError, BrokerFault
 
 #: AMQP 0-9-1 reply codes, https://www.rabbitmq.com/amqp-0-9-1-reference.html#constants
 _ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+_PRODUCTS = {"amqp": "rabbitmq"}
 _PERSISTENCE: dict[str, tuple[bool | None, str]] = {
     "memory": (False, "none: messages live inside one process"),
     "filesystem": (True, "files"),
@@ -84,6 +85,7 @@ def _facts(url: str, connection: Any, took: float) -> BrokerFacts:
 def _explained(error: Exception, url: str, connection: Any) -> BrokerError:
     at = Address(
         masked=masked(url),
+        product=_PRODUCTS.get(connection.transport.driver_type, connection.transport.driver_type),
         host=connection.hostname or "localhost",
         port=connection.port or connection.transport.default_port or 0,
     )
