@@ -9,7 +9,7 @@ from cloche.broker.ports import taken
 from cloche.errors import BrokerError, BrokerFault, ClocheError
 
 _CORRUPT = re.compile(
-    r"Bad file format reading the append only file:? ?(?P<file>\S+?\.aof)?"
+    r"Bad file format reading the append only file:? ?(?P<file>\S+\.aof)?"
     r"|Unexpected end of file reading the append only file"
     r"|AOF loading aborted|corrupt|Terminating server after rdb file reading failure"
     r"|The AOF manifest|AOF file .* doesn't exist|Invalid AOF manifest",

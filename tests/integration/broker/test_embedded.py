@@ -237,7 +237,7 @@ def test_the_port_asked_for_is_used(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_long_and_odd_directory_name_is_no_obstacle(tmp_path: Path, run: Run) -> None:
-    broker = EmbeddedBroker(tmp_path / ('a "quoted\\ dir\'' + "x" * 120) / "broker")
+    broker = EmbeddedBroker(tmp_path / ("a \"quoted\\ dir'" + "x" * 120) / "broker")
     run(broker)
     assert probe(broker.unix_url).persistent
     assert probe(broker.url).persistent
@@ -272,7 +272,7 @@ def test_while_it_loads_a_big_log_it_says_so_and_can_be_reclaimed(
     process.kill()
     process.wait(10)
     command = broker.command()
-    slow = ["--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024"]
+    slow = ["--key-load-delay", "20", "--loading-process-events-interval-bytes", "1024"]
     loading = subprocess.Popen([*command, *slow], stdout=subprocess.DEVNULL)
     try:
         _until(lambda: "% read" in broker.readiness().detail)

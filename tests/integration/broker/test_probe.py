@@ -189,8 +189,7 @@ def test_an_acl_user_limited_to_celerys_keys_and_without_info_is_enough() -> Non
 def test_a_full_broker_is_full() -> None:
     with BrokerProcess(config={"maxmemory": "3mb", "maxmemory-policy": "noeviction"}) as server:
         with server.client() as client, pytest.raises(redis.exceptions.OutOfMemoryError):
-            for number in range(10_000):
-                client.set(f"key{number}", "x" * 1000)
+            _fill(client)
         error = fault_of(server.url)
         assert error.fault is BrokerFault.FULL
         assert "maxmemory" in error.fix
@@ -301,6 +300,11 @@ def test_what_no_retry_can_mend_is_not_tried_again() -> None:
             on_failure=lambda attempt, error, delay: seen.append(attempt),
         )
     assert seen == []
+
+
+def _fill(client: redis.Redis) -> None:
+    for number in range(10_000):
+        client.set(f"key{number}", "x" * 1000)
 
 
 def _listens(port: int) -> bool:
