@@ -121,7 +121,7 @@ class EmbeddedBroker:
 
     def downfall(self, last_lines: list[str]) -> ClocheError:
         """Why the server ended, read from its last log lines, and what to do about it."""
-        return downfall(last_lines, self.server.path, self._files.path, self.port)
+        return downfall(last_lines, self.server, self._files.path, self.port)
 
     @property
     def survives(self) -> bool:

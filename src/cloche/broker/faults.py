@@ -40,7 +40,10 @@ def explain(error: BaseException, at: Address) -> BrokerError:
             if found is not None:
                 return found
     return BrokerError(
-        f"The broker at {at.place} cannot be used", fault=BrokerFault.OTHER, why=_text(error)
+        f"The broker at {at.place} cannot be used",
+        fault=BrokerFault.OTHER,
+        why=_text(error),
+        fix="the server's own log may say more",
     )
 
 

@@ -12,6 +12,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from cloche.broker import faults
 from cloche.broker.address import Address, masked
 from cloche.broker.facts import BrokerFacts
+from cloche.broker.sniff import speaks_plain_redis
 from cloche.errors import BrokerError, BrokerFault
 
 #: AMQP 0-9-1 reply codes, https://www.rabbitmq.com/amqp-0-9-1-reference.html#constants
@@ -104,4 +105,13 @@ def _explained(error: Exception, url: str, connection: Any) -> BrokerError:
             why=str(error),
             fix="name an existing one at the end of the broker URL; rabbitmqctl list_vhosts",
         )
-    return faults.explain(error, at)
+    found = faults.explain(error, at)
+    # Redis waits for the end of a line that AMQP's greeting does not have.
+    if found.fault is BrokerFault.TIMEOUT and speaks_plain_redis(at.host, at.port, 1):
+        return BrokerError(
+            f"What listens at {at.place} is a Redis server and no {at.product} server",
+            fault=BrokerFault.NOT_A_BROKER,
+            why="it answers a Redis PING",
+            fix=f"write redis://{at.place}/0",
+        )
+    return found

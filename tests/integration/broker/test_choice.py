@@ -24,6 +24,7 @@ def test_a_configured_url_comes_first(broker: BrokerProcess, tmp_path: Path) -> 
     assert (choice.kind, choice.url) == ("configured", "redis://me:s3cret@h/0")
     assert choice.describe() == "configured redis://me:**@h/0"
     assert "s3cret" not in repr(choice)
+    assert choice.survives is None
 
 
 def test_a_running_local_server_comes_second(broker: BrokerProcess, tmp_path: Path) -> None:
@@ -43,6 +44,7 @@ def test_a_broker_of_our_own_comes_last(tmp_path: Path) -> None:
     assert choice.embedded.directory == tmp_path / "broker"
     assert choice.notes[0] == f"nothing listens at 127.0.0.1:{port}"
     assert "(AOF, synced every second), run by " in choice.describe()
+    assert choice.survives
     assert not list(tmp_path.iterdir()), "choosing writes nothing"
 
 
@@ -60,7 +62,7 @@ def test_a_local_server_that_may_lose_messages_is_taken_with_a_caution(tmp_path:
     config = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
     with BrokerProcess(config=config) as cache:
         choice = choose(settings(), tmp_path, port=cache.port)
-        assert choice.kind == "local"
+        assert (choice.kind, choice.survives) == ("local", False)
         assert "loses all messages when it stops" in choice.notes[0]
         assert "allkeys-lru" in choice.notes[1]
 

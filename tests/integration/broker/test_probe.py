@@ -246,11 +246,24 @@ def test_a_frozen_broker_is_a_timeout(broker: BrokerProcess) -> None:
         broker.thaw()
 
 
-def test_amqp_faults_are_told_apart_too(broker: BrokerProcess, listener: Listen) -> None:
+def test_amqp_faults_are_told_apart_too(listener: Listen) -> None:
     assert fault_of(f"amqp://127.0.0.1:{free_port()}//").fault is BrokerFault.REFUSED
     assert fault_of("amqp://host.invalid//").fault is BrokerFault.DNS
     silent = f"amqp://127.0.0.1:{listener(silence)}//"
     assert fault_of(silent, connect_timeout=0.3, socket_timeout=0.3).fault is BrokerFault.TIMEOUT
+
+
+def test_redis_and_amqp_mixed_up_is_not_a_broker(broker: BrokerProcess, listener: Listen) -> None:
+    mixed = fault_of(f"amqp://127.0.0.1:{broker.port}//", connect_timeout=0.3)
+    assert mixed.fault is BrokerFault.NOT_A_BROKER
+    assert f"redis://127.0.0.1:{broker.port}/0" in mixed.fix
+
+    def rabbit(link: socket.socket) -> None:
+        link.recv(1024)
+        link.sendall(b"AMQP\x00\x00\x09\x01")  # what RabbitMQ says to any other protocol
+
+    mixed = fault_of(f"redis://127.0.0.1:{listener(rabbit)}/0")
+    assert mixed.fault is BrokerFault.NOT_A_BROKER
 
 
 def test_the_memory_transport_works_and_forgets() -> None:
