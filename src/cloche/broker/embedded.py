@@ -73,7 +73,7 @@ class EmbeddedBroker:
                 raise taken(self.asked_port, self._files.path)
             return self.asked_port
         last = self._files.state().get("port")
-        return last if isinstance(last, int) and is_free(last) else free_port(self._files.path)
+        return last if isinstance(last, int) and is_free(last) else free_port(str(self._files.path))
 
     def command(self) -> list[str]:
         """The command that runs the server in the foreground; writes its configuration.
