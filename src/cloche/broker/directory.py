@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -114,7 +115,7 @@ class DataDirectory:
     def _unusable(self, error: OSError) -> BrokerError:
         return BrokerError(
             f"The embedded broker cannot keep its data in {self.path}",
-            fault=BrokerFault.PERMISSION,
-            why=f"{error.strerror} ({error.filename})",
+            fault=BrokerFault.FULL if error.errno == errno.ENOSPC else BrokerFault.PERMISSION,
+            why=str(error),
             fix="make it writable for this user, free disk space, or choose another run_dir",
         )
