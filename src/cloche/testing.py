@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -23,9 +24,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
+from cloche.broker import ports
 from cloche.broker.configuration import quoted
 from cloche.broker.server import bundled_server, find_server
 from cloche.errors import NotReadyError
@@ -35,10 +38,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+    """A loopback port nobody listens on now, and that no outgoing connection will take."""
+    return ports.free_port(secrets.token_hex(), first=10000)
 
 
 class BrokerProcess:
@@ -67,7 +68,11 @@ class BrokerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -161,7 +166,7 @@ class BrokerProcess:
 
     @property
     def _userinfo(self) -> str:
-        return f":{self.password}@" if self.password else ""
+        return f":{quote(self.password, safe='')}@" if self.password else ""
 
     @property
     def _socket(self) -> Path:
