@@ -99,6 +99,13 @@ class EmbeddedBroker:
         """The broker URL for everybody on this machine who knows the password."""
         return f"redis://:{self._files.password()}@127.0.0.1:{self.port}/0"
 
+    def running_url(self) -> str | None:
+        """The broker URL of the server that runs on this directory now, or None."""
+        port = self._files.state().get("port")
+        if not isinstance(port, int) or not self.ready():
+            return None
+        return f"redis://:{self._files.password()}@127.0.0.1:{port}/0"
+
     @property
     def unix_url(self) -> str:
         """The same server over its unix socket, for this user's processes."""
