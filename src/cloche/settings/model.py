@@ -97,7 +97,11 @@ class DatabaseSettings(Section):
 class TaskSettings(Section):
     """Defaults of every task that does not say otherwise; families refine them."""
 
-    default_queue: str = Field("default", min_length=1, description="Queue of unrouted tasks")
+    default_queue: str | None = Field(
+        None,
+        min_length=1,
+        description="Queue of unrouted tasks; unset: default, or what an existing app says",
+    )
     acks_late: bool = Field(True, description="Acknowledge after the task ran, not before")
     max_retries: int = Field(3, ge=0, description="Retries of a task that asks for one")
     retry_delay: Seconds = Field(60, description="Seconds before a retry")
