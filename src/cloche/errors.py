@@ -63,9 +63,18 @@ def _rebuild(cls: type[ClocheError], what: str, why: str, fix: str) -> ClocheErr
 
 
 class SettingsError(ClocheError):
-    """A setting is unknown, malformed or contradicts another."""
+    """A setting is unknown, malformed or contradicts another.
+
+    ``problems`` lists what is wrong, one line each, where several things are.
+    """
 
     exit_code = 2
+
+    def __init__(
+        self, what: str, *, problems: tuple[str, ...] = (), why: str = "", fix: str = ""
+    ) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.problems = problems or (what,)
 
 
 class BrokerFault(StrEnum):

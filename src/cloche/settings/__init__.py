@@ -1,5 +1,18 @@
 """Settings: read once at the edge, each value with its origin, then frozen."""
 
+from cloche.settings.environment import to_environ
+from cloche.settings.loading import load
 from cloche.settings.model import Settings
+from cloche.settings.origin import Candidate, Origin, Resolved
+from cloche.settings.secrets import mask, mask_url
 
-__all__ = ["Settings"]
+__all__ = [
+    "Candidate",
+    "Origin",
+    "Resolved",
+    "Settings",
+    "load",
+    "mask",
+    "mask_url",
+    "to_environ",
+]

@@ -12,26 +12,18 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-_UNITS = {"b": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-
-
-def _bytes(value: object) -> object:
-    """Accept ``200M``, ``1.5 GiB``, ``4096``: a size in bytes, units of 1024."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip().lower().removesuffix("ib").removesuffix("b") or value
-    unit = _UNITS.get(text[-1:], 1)
-    number = text[:-1] if text[-1:] in _UNITS else text
-    try:
-        return int(float(number) * unit)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a size: write 4096, 200M or 1.5GiB") from None
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes)]
-Seconds = Annotated[float, Field(ge=0)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-
+from cloche.settings.quantities import (
+    Age,
+    BrokerUrl,
+    Bytes,
+    DatabaseUrl,
+    Name,
+    Network,
+    Port,
+    ResultUrl,
+    Seconds,
+    TimeZone,
+)
 
 _Limits = TypeVar("_Limits", bound="TaskSettings | FamilySettings")
 
@@ -45,7 +37,7 @@ class Section(BaseModel):
 class BrokerSettings(Section):
     """How the message broker is reached, and whether Cloche runs one itself."""
 
-    url: SecretStr | None = Field(
+    url: BrokerUrl | None = Field(
         None,
         description="Broker URL (redis://, rediss://, amqp://…); unset: a broker is found or run",
     )
@@ -76,11 +68,11 @@ class BrokerSettings(Section):
 class ResultSettings(Section):
     """Where task results are kept."""
 
-    url: SecretStr | None = Field(
+    url: ResultUrl | None = Field(
         None,
         description="Result backend (redis://, db+…, django-db, rpc://); unset: the broker",
     )
-    expires: timedelta = Field(timedelta(hours=1), description="Age at which results are dropped")
+    expires: Age = Field(timedelta(hours=1), description="Age at which results are dropped")
     socket_timeout: Seconds = Field(10, description="Seconds to wait for a reply")
     connect_timeout: Seconds = Field(5, description="Seconds to wait for a connection")
     extended: bool = Field(True, description="Store name, args, worker and queue with a result")
@@ -89,7 +81,7 @@ class ResultSettings(Section):
 class DatabaseSettings(Section):
     """Where downloads and history are kept."""
 
-    url: SecretStr | None = Field(
+    url: DatabaseUrl | None = Field(
         None, description="SQLAlchemy URL (sqlite, postgresql); unset: SQLite in the run directory"
     )
 
@@ -143,8 +135,8 @@ def _checked_limits(limits: _Limits) -> _Limits:
 class Route(Section):
     """Tasks whose name matches ``pattern`` (``*`` and ``?``) go to ``queue``."""
 
-    pattern: str = Field(min_length=1)
-    queue: str = Field(min_length=1)
+    pattern: str = Field(min_length=1, description="Task names, * and ? allowed")
+    queue: str = Field(min_length=1, description="Queue they go to")
 
 
 class WorkerSettings(Section):
@@ -175,7 +167,7 @@ class BeatSettings(Section):
 class WebSettings(Section):
     """One web server of ours."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="Whether cloche up runs it")
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: Port = Field(8000, description="Port to listen on")
     token: SecretStr | None = Field(
@@ -207,13 +199,17 @@ class DownloadSettings(Section):
         5, ge=0, description="Broken transfers in a row, without a new byte, resumed at once"
     )
     max_redirects: int = Field(5, ge=0, description="Redirects followed, each checked anew")
-    fresh_for: timedelta = Field(
+    fresh_for: Age = Field(
         timedelta(hours=1), description="Age until which a cached file is served without asking"
     )
-    allow_networks: tuple[str, ...] = Field(
+    allow_networks: tuple[Network, ...] = Field(
         (), description="Private networks that may be contacted all the same, e.g. 127.0.0.0/8"
     )
-    user_agent: str = Field("Cloche (+https://pypi.org/project/cloche/)", min_length=1)
+    user_agent: str = Field(
+        "Cloche (+https://pypi.org/project/cloche/)",
+        min_length=1,
+        description="User-Agent header sent with downloads",
+    )
     backend: Literal["auto", "http", "yt-dlp"] = Field(
         "http",
         description="http: plain files; yt-dlp: media pages; auto: yt-dlp where it knows the site",
@@ -268,16 +264,16 @@ class Settings(Section):
         "cloche", min_length=1, description="The Celery application, as celery -A takes it"
     )
     run_dir: Path = Field(Path(".cloche"), description="Where Cloche keeps its files")
-    timezone: str = Field("UTC", description="Time zone of schedules")
+    timezone: TimeZone = Field("UTC", description="Time zone of schedules")
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     results: ResultSettings = Field(default_factory=ResultSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     tasks: TaskSettings = Field(default_factory=TaskSettings)
-    families: Annotated[dict[str, FamilySettings], BeforeValidator(_with_default_families)] = Field(
-        default_factory=_default_families, description="Task families by name"
+    families: Annotated[dict[Name, FamilySettings], BeforeValidator(_with_default_families)] = (
+        Field(default_factory=_default_families, description="Task families by name")
     )
     routes: tuple[Route, ...] = Field((), description="Routes, first match, the specific first")
-    workers: dict[str, WorkerSettings] = Field(
+    workers: dict[Name, WorkerSettings] = Field(
         default_factory=dict, description="Workers by name; empty: simple mode"
     )
     beat: BeatSettings = Field(default_factory=BeatSettings)

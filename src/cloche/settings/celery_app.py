@@ -1,0 +1,99 @@
+"""What a Celery application set itself, as candidates for our settings.
+
+Names are those of Celery 5.7 (``celery/app/defaults.py``), in the lower-case spelling
+that ``app.conf.changes`` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cloche.settings.keys import Path_
+from cloche.settings.origin import Origin
+from cloche.settings.reading import Reading, fixed
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _alternatives(value: object) -> object:
+    """Celery takes a list of broker URLs, kombu joins them with ";"."""
+    return ";".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _kibibytes(value: object) -> object:
+    """``worker_max_memory_per_child`` is in KiB."""
+    return value * 1024 if isinstance(value, int) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A Celery key and ours. ``zero_is_unset`` where Celery's 0 means "its default"."""
+
+    celery: str
+    path: Path_
+    convert: Callable[[object], object] = _same
+    zero_is_unset: bool = False
+
+
+MAPPED = (
+    Mapped("broker_url", ("broker", "url"), _alternatives),
+    Mapped("broker_pool_limit", ("broker", "pool_limit"), zero_is_unset=True),
+    Mapped("result_backend", ("results", "url")),
+    Mapped("result_expires", ("results", "expires"), zero_is_unset=True),
+    Mapped("result_extended", ("results", "extended")),
+    Mapped("redis_socket_timeout", ("results", "socket_timeout")),
+    Mapped("redis_socket_connect_timeout", ("results", "connect_timeout")),
+    Mapped("task_default_queue", ("tasks", "default_queue")),
+    Mapped("task_acks_late", ("tasks", "acks_late")),
+    Mapped("task_soft_time_limit", ("tasks", "soft_time_limit"), zero_is_unset=True),
+    Mapped("task_time_limit", ("tasks", "time_limit"), zero_is_unset=True),
+    Mapped("timezone", ("timezone",), str),
+    Mapped("worker_soft_shutdown_timeout", ("stop", "soft"), zero_is_unset=True),
+    Mapped("beat_max_loop_interval", ("beat", "max_interval"), zero_is_unset=True),
+)
+TRANSPORT_OPTIONS = (
+    Mapped("socket_timeout", ("broker", "socket_timeout")),
+    Mapped("socket_connect_timeout", ("broker", "connect_timeout")),
+    Mapped("socket_keepalive", ("broker", "socket_keepalive")),
+    Mapped("health_check_interval", ("broker", "health_check_interval")),
+    Mapped("visibility_timeout", ("broker", "visibility_timeout")),
+)
+#: These belong to a worker: they fill every worker that is named, or "main" if none is.
+WORKER = (
+    Mapped("worker_concurrency", ("concurrency",), zero_is_unset=True),
+    Mapped("worker_pool", ("pool",)),
+    Mapped("worker_prefetch_multiplier", ("prefetch",)),
+    Mapped("worker_max_tasks_per_child", ("max_tasks_per_child",), zero_is_unset=True),
+    Mapped(
+        "worker_max_memory_per_child", ("max_memory_per_child",), _kibibytes, zero_is_unset=True
+    ),
+)
+
+
+def read_app(reading: Reading, conf: Mapping[str, object]) -> None:
+    """``conf`` holds only the keys the application set; keys we have no setting for are its own."""
+    _read(reading, conf, MAPPED, (), "app.conf.")
+    options = conf.get("broker_transport_options")
+    if isinstance(options, Mapping):
+        _read(reading, options, TRANSPORT_OPTIONS, (), "app.conf.broker_transport_options.")
+    named = {path[1] for path in reading.candidates if path[0] == "workers" and len(path) > 1}
+    for name in sorted(named) or ["main"]:
+        _read(reading, conf, WORKER, ("workers", name), "app.conf.")
+
+
+def _read(
+    reading: Reading,
+    conf: Mapping[str, object],
+    mapped: tuple[Mapped, ...],
+    below: Path_,
+    prefix: str,
+) -> None:
+    for entry in mapped:
+        value = conf.get(entry.celery)
+        if value is None or (entry.zero_is_unset and not value):
+            continue
+        origin = Origin("app", prefix + entry.celery)
+        reading.take((*below, *entry.path), entry.convert(value), fixed(origin))

@@ -1,0 +1,106 @@
+"""What the sources say: flat candidates per key, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from cloche.settings.keys import Branch, Key, Path_, find, suggest, variable
+from cloche.settings.origin import Candidate, Origin
+
+Where = Callable[[Path_], Origin]
+
+
+@dataclass
+class Reading:
+    """Collects from all sources, the strongest first, so that every problem is told at once.
+
+    ``places`` remembers where the inner parts of list values stand (``routes.0.pattern``).
+    """
+
+    candidates: dict[Path_, list[Candidate]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    places: dict[tuple[Path_, Origin], Where] = field(default_factory=dict)
+
+    def take(self, path: Path_, value: object, where: Where) -> None:
+        """A value as a file or a program gives it: typed, tables as mappings."""
+        node = find(path)
+        if node is None:
+            self.unknown(path, where(path))
+        elif isinstance(node, Key):
+            self._leaf(node, path, value, where)
+        elif isinstance(value, Mapping):
+            self._table(path, value, where)
+        else:
+            self.problem(where(path), f"{_dotted(path)} is a table of settings, not a value")
+
+    def take_text(self, path: Path_, text: str, origin: Origin) -> None:
+        """A value as a variable or a command line gives it: text."""
+        node = find(path)
+        try:
+            value = _decode(node, text)
+        except ValueError as error:
+            wanted = "a JSON object" if isinstance(node, Branch) else "a JSON list"
+            self.problem(origin, f"{_dotted(path)} must be {wanted} ({error})")
+        else:
+            self.take(path, value, fixed(origin))
+
+    def unknown(self, path: Path_, origin: Origin) -> None:
+        near = suggest(path)
+        hint = f" - did you mean '{_dotted(near)}'" if near else ""
+        if near and origin.kind in ("env", "dotenv"):
+            hint += f" ({variable(near)})"
+        self.problem(origin, f"unknown setting '{_dotted(path)}'{hint}{'?' if hint else ''}")
+
+    def problem(self, origin: Origin, words: str) -> None:
+        self.problems.append(f"{origin}: {words}")
+
+    def _table(self, path: Path_, table: Mapping[object, object], where: Where) -> None:
+        for name, value in table.items():
+            self.take((*path, str(name)), value, where)
+        if not table and _is_named(path):  # a worker or family with nothing but defaults exists all the same
+            self._add(path, Candidate({}, where(path)))
+
+    def _leaf(self, key: Key, path: Path_, value: object, where: Where) -> None:
+        if value == "null" and key.nullable:  # TOML has no null of its own
+            value = None
+        if key.secret and isinstance(value, str):
+            value = SecretStr(value)
+        candidate = Candidate(value, where(path))
+        if key.sequence:
+            self.places[path, candidate.origin] = where
+        self._add(path, candidate)
+
+    def _add(self, path: Path_, candidate: Candidate) -> None:
+        self.candidates.setdefault(path, []).append(candidate)
+
+
+def fixed(origin: Origin) -> Where:
+    """The same origin for every part."""
+    return lambda _: origin
+
+
+def _is_named(path: Path_) -> bool:
+    table = find(path[:-1]) if path else None
+    return isinstance(table, Branch) and table.named
+
+
+def _decode(node: Key | Branch | None, text: str) -> object:
+    """Text to value. Numbers and the like stay text: the model reads those itself."""
+    if isinstance(node, Branch):
+        table = json.loads(text)
+        if not isinstance(table, dict):
+            raise ValueError("it is something else")
+        return table
+    if isinstance(node, Key) and node.sequence:
+        if node.listed and not text.lstrip().startswith("["):
+            return [item.strip() for item in text.split(",") if item.strip()]
+        return json.loads(text)
+    return text
+
+
+def _dotted(path: Path_) -> str:
+    return ".".join(path)
