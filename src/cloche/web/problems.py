@@ -14,24 +14,20 @@ from cloche.errors import (
     ClocheError,
     DatabaseError,
     DownloadError,
-    DownloadRefusedError,
-    EgressRefusedError,
+    ExtraMissingError,
     SettingsError,
 )
 
 _STATUS: tuple[tuple[type[ClocheError], int], ...] = (
-    (EgressRefusedError, 422),
-    (DownloadRefusedError, 422),
     (DownloadError, 422),
+    (ExtraMissingError, 422),
     (SettingsError, 422),
     (BrokerError, 503),
     (DatabaseError, 503),
 )
 
 
-def problem(
-    status: int, title: str, *, why: str = "", fix: str = "", **more: object
-) -> Response:
+def problem(status: int, title: str, *, why: str = "", fix: str = "", **more: object) -> Response:
     """An ``application/problem+json`` answer; ``more`` becomes extension members."""
     body: dict[str, object] = {"type": "about:blank", "title": title, "status": status}
     body |= {"detail": why} if why else {}

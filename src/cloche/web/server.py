@@ -44,7 +44,6 @@ def make_server(
     """A server for ``app``; running transfers get ``grace`` seconds when it stops."""
     config = uvicorn.Config(
         app,
-        fd=None,
         host=listener.getsockname()[0],
         port=listener.getsockname()[1],
         loop="uvloop",
