@@ -1,0 +1,1 @@
+"""The message broker: is it usable, which one to use, and one of our own to run."""

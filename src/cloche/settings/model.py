@@ -143,6 +143,7 @@ class WorkerSettings(Section):
     """One named worker (or ``processes`` of them) that ``cloche up`` runs."""
 
     queues: tuple[str, ...] = Field((), description="Queues it consumes; empty: all declared ones")
+    exclude_queues: tuple[str, ...] = Field((), description="Queues it leaves to other workers")
     pool: Literal["prefork", "threads", "solo"] = Field("prefork", description="Worker pool")
     concurrency: int | None = Field(
         None, ge=1, description="Tasks at once; unset: number of cores, at most 4"

@@ -1,0 +1,125 @@
+"""Stopping the server that an earlier run left on our data directory, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import redis
+
+from cloche.broker.address import Address
+from cloche.broker.directory import DataDirectory
+from cloche.broker.probe import client_of
+from cloche.errors import ProcessError
+
+_PATIENCE = 10.0  # seconds a server may take to write its last data and go
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """An earlier server of ours, and how it was ended: ``asked`` or ``killed``."""
+
+    pid: int
+    how: str
+
+    def describe(self) -> str:
+        """One line for the start's log."""
+        return f"stopped the embedded broker of an earlier run (pid {self.pid}, {self.how})"
+
+
+def reclaim(files: DataDirectory, port: object) -> Reclaimed | None:
+    """End our earlier server, if it still runs: asked to, else by force.
+
+    By force is safe: what it acknowledged is in the kernel's hands (write before reply).
+    Raises ProcessError if it survives even that.
+    """
+    if not files.path.is_dir():
+        return None
+    found = _answering(files, port) or _silent(files)
+    if found is None:
+        return None
+    if _gone(found, _PATIENCE):
+        return Reclaimed(found.pid, "asked")
+    found.kill()
+    if _gone(found, _PATIENCE):
+        return Reclaimed(found.pid, "killed")
+    raise ProcessError(
+        f"The embedded broker of an earlier run (pid {found.pid}) does not end",
+        why="it was asked to, then killed; it may hang in the kernel on a dead disk",
+        fix=f"see what it waits for: cat /proc/{found.pid}/stack, or choose another run_dir",
+    )
+
+
+def _answering(files: DataDirectory, port: object) -> psutil.Process | None:
+    """Our server, reached by its socket or port with our password, and asked to end."""
+    for at in _places(files, port):
+        with client_of(at, connect_timeout=1, socket_timeout=2) as client:
+            try:
+                process = _ours(client, files)
+                if process is not None:
+                    _ask_to_end(client)
+                    return process
+            except (redis.RedisError, OSError):
+                continue
+    return None
+
+
+def _places(files: DataDirectory, port: object) -> Iterator[Address]:
+    password = files.password()
+    socket = files.socket()
+    if socket.exists():
+        yield Address(masked="", path=str(socket), password=password)
+    if isinstance(port, int):
+        yield Address(masked="", port=port, password=password)
+
+
+def _ours(client: redis.Redis, files: DataDirectory) -> psutil.Process | None:
+    """The server's process if it works on our directory.
+
+    INFO and CONFIG are answered even while it loads its data.
+    """
+    directory = client.config_get("dir").get("dir") or ""
+    pid = int(client.info("server")["process_id"])
+    if Path(directory).resolve() != files.path.resolve():
+        return None
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None  # another pid namespace: not ours to end
+
+
+def _ask_to_end(client: redis.Redis) -> None:
+    """SHUTDOWN writes and syncs the append-only file; NOSAVE spares an RDB nobody reads."""
+    try:
+        client.shutdown(nosave=True)
+    except redis.ConnectionError:
+        return  # the answer to a shutdown is the end of the connection
+
+
+def _silent(files: DataDirectory) -> psutil.Process | None:
+    """Our server where it does not answer (stopped, hanging): by pid and command line."""
+    pid = files.pid()
+    if pid is None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        if str(files.config) not in process.cmdline():
+            return None
+        process.terminate()
+        process.resume()
+    except psutil.NoSuchProcess:
+        return None
+    return process
+
+
+def _gone(process: psutil.Process, timeout: float) -> bool:
+    try:
+        process.wait(timeout)
+    except psutil.TimeoutExpired:
+        # A zombie of ours holds nothing any more; whoever started it will reap it.
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    return True
