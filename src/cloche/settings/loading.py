@@ -109,11 +109,16 @@ def _explain(reading: Reading, details: ErrorDetails) -> str:
     place = reading.places.get((leaf, winner.origin), fixed(winner.origin))(spot)
     if details["type"] == "extra_forbidden":
         return f"{place}: {_unknown_part(spot)}"
+    given = f"{'.'.join(spot)} = {mask(_given(winner.value, spot, leaf))!r}"
+    return f"{place}: {given}: {words}{_wanted(leaf, details)}"
+
+
+def _wanted(leaf: Path_, details: ErrorDetails) -> str:
+    """What the key wants, unless the message is one of ours and says so already."""
     key = find(leaf)
-    wanted = f"; wanted: {key.wanted}" if isinstance(key, Key) else ""
-    return (
-        f"{place}: {'.'.join(spot)} = {mask(_given(winner.value, spot, leaf))!r}: {words}{wanted}"
-    )
+    if not isinstance(key, Key) or details["type"] == "value_error":
+        return ""
+    return f"; wanted: {key.wanted}"
 
 
 def _words(details: ErrorDetails) -> str:

@@ -23,6 +23,10 @@ _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(?:\+[a-z0-9+.-]+)?://", re.IGNORECASE)
 _DATABASES = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 
 
+# The messages below do not quote the value: it may be a secret in the wrong place, and whoever
+# prints them adds it masked.
+
+
 class Wanted(str):
     """What a value must look like, in words: for messages and the reference."""
 
@@ -33,7 +37,7 @@ def _bytes(value: object) -> object:
         return value
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise ValueError(f"{value!r} is not a size: write 4096, 200M or 1.5GiB")
+        raise ValueError("this is not a size: write 4096, 200M or 1.5GiB")
     return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
 
 
@@ -87,8 +91,10 @@ def _database_url(url: SecretStr) -> SecretStr:
 def _network(text: str) -> str:
     try:
         ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"{error} - write 127.0.0.0/8 or fd00::/8") from None
+    except ValueError:
+        raise ValueError(
+            "this is not a network: write 127.0.0.0/8 or fd00::/8, no bits after the prefix"
+        ) from None
     return text
 
 
@@ -96,7 +102,7 @@ def _timezone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone - write UTC or Europe/Berlin") from None
+        raise ValueError("this is not a time zone: write UTC or Europe/Berlin") from None
     return name
 
 
