@@ -1,0 +1,93 @@
+"""A real Chromium. Any word in its console about the content security policy, any script
+error and any request to another host fails the test that caused it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+from tests.integration.web.fixtures import dashboard, files, service, stack
+
+__all__ = ["dashboard", "files", "service", "stack"]
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Chromium is; without one the tests are skipped, loudly."""
+    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("NO CHROMIUM: the browser tests did not run (apt-get install chromium)")
+    return found
+
+
+@pytest.fixture(scope="session")
+def playwright_driver() -> Iterator[Playwright]:
+    with sync_playwright() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def browser(playwright_driver: Playwright, chromium: str) -> Iterator[Browser]:
+    launched = playwright_driver.chromium.launch(executable_path=chromium, args=list(_ARGUMENTS))
+    yield launched
+    launched.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """Opens a page in a context of its own; ``scheme`` light or dark, ``phone`` narrow."""
+    contexts = []
+    troubles: list[str] = []
+
+    def start(
+        url: str, *, scheme: str = "light", phone: bool = False, scripts: bool = True
+    ) -> Page:
+        context = browser.new_context(
+            color_scheme="dark" if scheme == "dark" else "light",
+            viewport={"width": 390, "height": 844} if phone else {"width": 1280, "height": 900},
+            device_scale_factor=2 if phone else 1,
+            accept_downloads=True,
+            java_script_enabled=scripts,
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        here = urlsplit(url).hostname
+        page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and troubles.append(f"console: {message.text}"),
+        )
+        page.on(
+            "request",
+            lambda request: (
+                urlsplit(request.url).hostname in (here, None)
+                or troubles.append(f"request to {request.url}")
+            ),
+        )
+        page.goto(url)
+        return page
+
+    start.troubles = troubles  # type: ignore[attr-defined]
+    yield start
+    for context in contexts:
+        context.close()
+    assert not troubles, "\n".join(troubles)
