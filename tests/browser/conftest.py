@@ -4,7 +4,8 @@ error and any request to another host fails the test that caused it."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -48,7 +49,14 @@ def browser(playwright_driver: Playwright, chromium: str) -> Iterator[Browser]:
     launched.close()
 
 
-Open = Callable[..., Page]
+class Open(Protocol):
+    """Opens pages; ``troubles`` are what they complained of so far."""
+
+    troubles: list[str]
+
+    def __call__(
+        self, url: str, *, scheme: str = "light", phone: bool = False, scripts: bool = True
+    ) -> Page: ...
 
 
 @pytest.fixture
@@ -86,8 +94,9 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.goto(url)
         return page
 
-    start.troubles = troubles  # type: ignore[attr-defined]
-    yield start
+    opener = cast(Open, start)
+    opener.troubles = troubles
+    yield opener
     for context in contexts:
         context.close()
     assert not troubles, "\n".join(troubles)

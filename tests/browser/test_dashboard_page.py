@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Open
+from tests.browser.pictures import picture
 from tests.integration.web.fixtures import Stack
 from tests.integration.web.stack import Running
 
 pytestmark = pytest.mark.browser
-
-
-def picture(page: Page, name: str) -> None:
-    """A screenshot for people to look at, when a place for it is given."""
-    place = os.environ.get("CLOCHE_SCREENSHOTS")
-    if place:
-        page.screenshot(path=Path(place) / f"{name}.png", full_page=True)
 
 
 def test_worker_queue_and_task_appear_while_one_looks(
