@@ -26,8 +26,8 @@ class Lazy:
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports only the one that is run.
 
-    Measured on an idle core: ``cloche --help`` takes 0.1 s; with every command imported it
-    would pay for pydantic, Celery, SQLAlchemy and FastAPI too, over a second.
+    Measured (best of 9, Python 3.11): ``cloche --help`` takes 0.05 s; importing what all
+    commands need (pydantic, Celery, SQLAlchemy, FastAPI, Rich …) takes 1.1 s.
     """
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {}

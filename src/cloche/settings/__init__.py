@@ -1,5 +1,6 @@
 """Settings: read once at the edge, each value with its origin, then frozen."""
 
+from cloche.settings.celery_app import set_by_app
 from cloche.settings.environment import to_environ
 from cloche.settings.loading import load
 from cloche.settings.model import Settings
@@ -14,5 +15,6 @@ __all__ = [
     "load",
     "mask",
     "mask_url",
+    "set_by_app",
     "to_environ",
 ]

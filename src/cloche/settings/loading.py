@@ -103,6 +103,9 @@ def _explain(reading: Reading, details: ErrorDetails) -> str:
         (spot[:n] for n in range(len(spot), 0, -1) if isinstance(find(spot[:n]), Key)), None
     )
     words = _words(details)
+    if spot[-1:] == ("[key]",):
+        words = "a name is made of letters, digits, - and _"
+        return f"{_below(reading, spot[:-1])}: {'.'.join(spot[:-1])}: {words}"
     if leaf is None or leaf not in reading.candidates:
         return f"{_below(reading, spot)}: {'.'.join(spot) or 'settings'}: {words}"
     winner = reading.candidates[leaf][0]
