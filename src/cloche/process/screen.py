@@ -28,16 +28,16 @@ class Screen:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def write(self, line: bytes) -> None:
-        """Queue one line (with its newline)."""
+    def write(self, text: bytes, lines: int = 1) -> None:
+        """Queue whole ``lines``, with their newlines."""
         with self._changed:
             if self._closed:
                 return
-            if self._waiting + len(line) > self._limit:
-                self._dropped += 1
+            if self._waiting + len(text) > self._limit:
+                self._dropped += lines
                 return
-            self._lines.append(line)
-            self._waiting += len(line)
+            self._lines.append(text)
+            self._waiting += len(text)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
                 self._thread.start()

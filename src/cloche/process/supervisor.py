@@ -90,7 +90,7 @@ class Supervisor:
         self._begin_stop()
 
     def status(self) -> tuple[ProcessStatus, ...]:
-        """Every process now, in the order of the specs."""
+        """Every process now, what is needed before what needs it."""
         return tuple(child.status for child in self._children.values())
 
     @property
