@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import Self
 
 import redis
 
+from cloche.broker import ports
 from cloche.broker.configuration import quoted
 from cloche.broker.server import bundled_server, find_server
 from cloche.errors import NotReadyError
@@ -35,10 +37,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+    """A loopback port nobody listens on now, and that no outgoing connection will take."""
+    return ports.free_port(secrets.token_hex(), first=10000)
 
 
 class BrokerProcess:

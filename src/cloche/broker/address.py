@@ -12,19 +12,21 @@ from kombu.utils.url import parse_url
 
 from cloche.errors import BrokerError, BrokerFault
 
+REDIS = "Redis or Valkey"
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket"})
 #: What people write although kombu knows no such transport, and what it calls them.
 _FOREIGN = {
-    "unix": "redis+socket:///path/to/redis.sock?virtual_host=0",
-    "valkey": "redis://host:6379/0",
-    "valkeys": "rediss://host:6379/0",
-    "http": "redis://host:6379/0",
-    "https": "rediss://host:6379/0",
-    "tcp": "redis://host:6379/0",
+    "unix": "redis+socket",
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "http": "redis",
+    "https": "rediss",
+    "tcp": "redis",
 }
 _ALTERNATES = re.compile(r";(?=[A-Za-z][\w+.-]*://)")
 # Up to the last @, so that a badly quoted password is masked whole.
-_USERINFO = re.compile(r"^([\w+.-]+://[^:/@]*):.*@", re.DOTALL)
+_USERINFO = re.compile(r"^((?:[\w+.-]+://)?[^:/@]*):.*@", re.DOTALL)
+_BAD_PORT = "its port is no port number (in a password, write / as %2F, ? as %3F, # as %23)"
 _SECRET_QUERY = re.compile(r"([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
@@ -33,6 +35,7 @@ class Address:
     """Where a Redis server is. ``path`` is its unix socket, else ``host`` and ``port`` hold."""
 
     masked: str
+    product: str = REDIS
     host: str = "127.0.0.1"
     port: int = 6379
     path: str = ""
@@ -84,9 +87,14 @@ def scheme_of(url: str) -> str:
     """
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
-        raise _bad(url, "it has no scheme", f"write redis://{url or 'localhost:6379/0'}")
+        raise _bad(url, "it has no scheme", f"write redis://{masked(url) or 'localhost:6379/0'}")
     if scheme in _FOREIGN:
-        raise _bad(url, f"Celery knows no transport named {scheme!r}", f"write {_FOREIGN[scheme]}")
+        rest = masked(url).partition("://")[2]
+        raise _bad(
+            url,
+            f"Celery knows no transport named {scheme!r}",
+            f"write {_FOREIGN[scheme]}://{rest}",
+        )
     return scheme
 
 
@@ -98,9 +106,9 @@ def parse_address(url: str) -> Address:
     try:
         return _socket_address(url) if scheme_of(url) == "redis+socket" else _tcp_address(url)
     except (ValueError, KeyError) as error:
-        raise _bad(
-            url, str(error), "write redis://[user:password@]host:port/database-number"
-        ) from error
+        # urllib's words on a bad port quote it, and it may be half a password.
+        why = _BAD_PORT if "ort" in str(error) else str(error)
+        raise _bad(url, why, "write redis://[user:password@]host:port/database-number") from error
 
 
 def _tcp_address(url: str) -> Address:

@@ -34,6 +34,13 @@ class Choice:
     embedded: EmbeddedBroker | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def survives(self) -> bool | None:
+        """Whether messages survive a stop of the broker; None where it is not known."""
+        if self.embedded is not None:
+            return self.embedded.survives
+        return self.facts.persistent if self.facts is not None else None
+
     def describe(self) -> str:
         """One line for the banner, without secrets."""
         if self.embedded is not None:

@@ -63,7 +63,7 @@ class EmbeddedBroker:
         To be called before ``command``. A server that is not ours is never touched.
         Raises ProcessError if ours does not go away.
         """
-        return reclaim.reclaim(self._files, self._files.state().get("port"))
+        return reclaim.reclaim(self._files)
 
     @cached_property
     def port(self) -> int:
@@ -73,7 +73,7 @@ class EmbeddedBroker:
                 raise taken(self.asked_port, self._files.path)
             return self.asked_port
         last = self._files.state().get("port")
-        return last if isinstance(last, int) and is_free(last) else free_port(self._files.path)
+        return last if isinstance(last, int) and is_free(last) else free_port(str(self._files.path))
 
     def command(self) -> list[str]:
         """The command that runs the server in the foreground; writes its configuration.
@@ -106,7 +106,11 @@ class EmbeddedBroker:
         return f"redis+socket://:{self._files.password()}@{socket}?virtual_host=0"
 
     def readiness(self) -> Health:
-        """Whether it answers on its port now, and if not what it is doing."""
+        """Whether it answers now, and if not what it is doing.
+
+        Asked over its socket: a server that cannot have its port does not run, and a
+        stranger on the port does not get the password.
+        """
         begun = time.perf_counter()
         ok, detail = self._ask()
         return Health("broker", ok, detail, time.perf_counter() - begun)
@@ -117,7 +121,7 @@ class EmbeddedBroker:
 
     def downfall(self, last_lines: list[str]) -> ClocheError:
         """Why the server ended, read from its last log lines, and what to do about it."""
-        return downfall(last_lines, self.server.path, self._files.path, self.port)
+        return downfall(last_lines, self.server, self._files.path, self.port)
 
     @property
     def survives(self) -> bool:
@@ -131,7 +135,7 @@ class EmbeddedBroker:
         )
 
     def _ask(self) -> tuple[bool, str]:
-        with client_of(parse_address(self.url), connect_timeout=1, socket_timeout=1) as client:
+        with client_of(parse_address(self.unix_url), connect_timeout=1, socket_timeout=1) as client:
             try:
                 client.ping()
             except redis.exceptions.BusyLoadingError:

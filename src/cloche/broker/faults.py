@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from cloche.broker.address import Address
+from cloche.broker.address import REDIS, Address
 from cloche.errors import BrokerError, BrokerFault
 
 #: Faults that asking again cannot mend.
@@ -40,7 +40,10 @@ def explain(error: BaseException, at: Address) -> BrokerError:
             if found is not None:
                 return found
     return BrokerError(
-        f"The broker at {at.place} cannot be used", fault=BrokerFault.OTHER, why=_text(error)
+        f"The broker at {at.place} cannot be used",
+        fault=BrokerFault.OTHER,
+        why=_text(error),
+        fix="the server's own log may say more",
     )
 
 
@@ -236,7 +239,8 @@ def _os(error: BaseException, at: Address) -> BrokerError | None:
 
 def _start_it(at: Address) -> str:
     if at.local:
-        return f"start it (systemctl start redis-server), or {_EMBEDDED}"
+        service = "redis-server" if at.product == REDIS else f"{at.product}-server"
+        return f"start it (systemctl start {service}), or {_EMBEDDED}"
     return (
         f"check that the server runs and listens on that address (bind, port {at.port}) "
         f"and that no firewall refuses it; or {_EMBEDDED}"
@@ -263,7 +267,7 @@ def _not_a_broker(error: BaseException, at: Address) -> BrokerError | None:
     if not isinstance(error, redis.InvalidResponse):
         return None
     return BrokerError(
-        f"What listens at {at.place} is not a Redis or Valkey server",
+        f"What listens at {at.place} is not a {at.product} server",
         fault=BrokerFault.NOT_A_BROKER,
         why=_text(error),
         fix=f"check host and port in the broker URL; who listens: ss -ltnp 'sport = :{at.port}'",

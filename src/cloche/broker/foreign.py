@@ -12,10 +12,12 @@ from kombu.transport import TRANSPORT_ALIASES
 from cloche.broker import faults
 from cloche.broker.address import Address, masked
 from cloche.broker.facts import BrokerFacts
+from cloche.broker.sniff import speaks_plain_redis
 from cloche.errors import BrokerError, BrokerFault
 
 #: AMQP 0-9-1 reply codes, https://www.rabbitmq.com/amqp-0-9-1-reference.html#constants
 _ACCESS_REFUSED, _NOT_ALLOWED = 403, 530
+_PRODUCTS = {"amqp": "rabbitmq"}
 _PERSISTENCE: dict[str, tuple[bool | None, str]] = {
     "memory": (False, "none: messages live inside one process"),
     "filesystem": (True, "files"),
@@ -84,6 +86,7 @@ def _facts(url: str, connection: Any, took: float) -> BrokerFacts:
 def _explained(error: Exception, url: str, connection: Any) -> BrokerError:
     at = Address(
         masked=masked(url),
+        product=_PRODUCTS.get(connection.transport.driver_type, connection.transport.driver_type),
         host=connection.hostname or "localhost",
         port=connection.port or connection.transport.default_port or 0,
     )
@@ -102,4 +105,13 @@ def _explained(error: Exception, url: str, connection: Any) -> BrokerError:
             why=str(error),
             fix="name an existing one at the end of the broker URL; rabbitmqctl list_vhosts",
         )
-    return faults.explain(error, at)
+    found = faults.explain(error, at)
+    # Redis waits for the end of a line that AMQP's greeting does not have.
+    if found.fault is BrokerFault.TIMEOUT and speaks_plain_redis(at.host, at.port, 1):
+        return BrokerError(
+            f"What listens at {at.place} is a Redis server and no {at.product} server",
+            fault=BrokerFault.NOT_A_BROKER,
+            why="it answers a Redis PING",
+            fix=f"write redis://{at.place}/0",
+        )
+    return found

@@ -10,7 +10,8 @@ import psutil
 
 from cloche.errors import PortTakenError
 
-#: Below the ephemeral range (32768 up on Linux), where outgoing connections take ports.
+#: Below the ephemeral range (32768 up on Linux), where any outgoing connection may take a
+#: port while its server is away.
 _FIRST, _COUNT = 20000, 10000
 
 
@@ -26,19 +27,22 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port(directory: Path) -> int:
-    """A free port; the first one tried is always the same for one directory."""
-    start = zlib.crc32(str(directory).encode()) % _COUNT
+def free_port(seed: str, *, first: int = _FIRST) -> int:
+    """A free port of the ten thousand from ``first``; the same ``seed`` tries them alike.
+
+    Raises PortTakenError where all are in use.
+    """
+    start = zlib.crc32(seed.encode()) % _COUNT
     for step in range(_COUNT):
-        port = _FIRST + (start + step) % _COUNT
+        port = first + (start + step) % _COUNT
         if is_free(port):
             return port
-    raise PortTakenError("No port is free on this machine", port=_FIRST, free=0)
+    raise PortTakenError("No port is free on this machine", port=first, free=0)
 
 
 def taken(port: int, directory: Path) -> PortTakenError:
     """The error for a port that was asked for and is in use."""
-    free = free_port(directory)
+    free = free_port(str(directory))
     return PortTakenError(
         f"Port {port} of the embedded broker is taken",
         port=port,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Reclaimed:
         return f"stopped the embedded broker of an earlier run (pid {self.pid}, {self.how})"
 
 
-def reclaim(files: DataDirectory, port: object) -> Reclaimed | None:
+def reclaim(files: DataDirectory) -> Reclaimed | None:
     """End our earlier server, if it still runs: asked to, else by force.
 
     By force is safe: what it acknowledged is in the kernel's hands (write before reply).
@@ -37,7 +36,7 @@ def reclaim(files: DataDirectory, port: object) -> Reclaimed | None:
     """
     if not files.path.is_dir():
         return None
-    found = _answering(files, port) or _silent(files)
+    found = _answering(files) or _silent(files)
     if found is None:
         return None
     if _gone(found, _PATIENCE):
@@ -52,27 +51,21 @@ def reclaim(files: DataDirectory, port: object) -> Reclaimed | None:
     )
 
 
-def _answering(files: DataDirectory, port: object) -> psutil.Process | None:
-    """Our server, reached by its socket or port with our password, and asked to end."""
-    for at in _places(files, port):
-        with client_of(at, connect_timeout=1, socket_timeout=2) as client:
-            try:
-                process = _ours(client, files)
-                if process is not None:
-                    _ask_to_end(client)
-                    return process
-            except (redis.RedisError, OSError):
-                continue
-    return None
+def _answering(files: DataDirectory) -> psutil.Process | None:
+    """Our server, reached by its socket with our password, and asked to end.
 
-
-def _places(files: DataDirectory, port: object) -> Iterator[Address]:
-    password = files.password()
-    socket = files.socket()
-    if socket.exists():
-        yield Address(masked="", path=str(socket), password=password)
-    if isinstance(port, int):
-        yield Address(masked="", port=port, password=password)
+    Not by its port: who listens there now may be a stranger, who would get the password.
+    """
+    at = Address(masked="", path=str(files.socket()), password=files.password())
+    with client_of(at, connect_timeout=1, socket_timeout=2) as client:
+        try:
+            process = _ours(client, files)
+            if process is not None:
+                # Writes and syncs the append-only file; NOSAVE spares an RDB nobody reads.
+                client.shutdown(nosave=True)
+        except (redis.RedisError, OSError):
+            return None
+    return process
 
 
 def _ours(client: redis.Redis, files: DataDirectory) -> psutil.Process | None:
@@ -88,14 +81,6 @@ def _ours(client: redis.Redis, files: DataDirectory) -> psutil.Process | None:
         return psutil.Process(pid)
     except psutil.NoSuchProcess:
         return None  # another pid namespace: not ours to end
-
-
-def _ask_to_end(client: redis.Redis) -> None:
-    """SHUTDOWN writes and syncs the append-only file; NOSAVE spares an RDB nobody reads."""
-    try:
-        client.shutdown(nosave=True)
-    except redis.ConnectionError:
-        return  # the answer to a shutdown is the end of the connection
 
 
 def _silent(files: DataDirectory) -> psutil.Process | None:
