@@ -9,7 +9,15 @@ from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Page,
+    Playwright,
+    Request,
+    sync_playwright,
+)
 
 from tests.integration.web.fixtures import dashboard, files, service, stack
 
@@ -78,19 +86,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        here = urlsplit(url).hostname
-        page.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
-        page.on(
-            "console",
-            lambda message: message.type == "error" and troubles.append(f"console: {message.text}"),
-        )
-        page.on(
-            "request",
-            lambda request: (
-                urlsplit(request.url).hostname in (here, None)
-                or troubles.append(f"request to {request.url}")
-            ),
-        )
+        _watch(page, urlsplit(url).hostname, troubles)
         page.goto(url)
         return page
 
@@ -100,3 +96,20 @@ def open_page(browser: Browser) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert not troubles, "\n".join(troubles)
+
+
+def _watch(page: Page, here: str | None, troubles: list[str]) -> None:
+    def on_error(error: Error) -> None:
+        troubles.append(f"script error: {error}")
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            troubles.append(f"console: {message.text}")
+
+    def on_request(request: Request) -> None:
+        if urlsplit(request.url).hostname not in (here, None):
+            troubles.append(f"request to {request.url}")
+
+    page.on("pageerror", on_error)
+    page.on("console", on_console)
+    page.on("request", on_request)

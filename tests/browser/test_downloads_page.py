@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Request, expect
 
 from tests.browser.conftest import Open
 from tests.browser.pictures import picture
@@ -112,14 +112,14 @@ def test_nothing_is_wider_than_the_screen(
 
 
 def test_the_whole_page_weighs_little(service: Running, open_page: Open) -> None:
-    page = open_page("about:blank")
+    page = open_page(f"{service.url}/healthz")
     sizes: list[int] = []
-    page.on(
-        "requestfinished",
-        lambda request: (
-            "/live" not in request.url and sizes.append(request.sizes()["responseBodySize"])
-        ),
-    )
+
+    def weigh(request: Request) -> None:
+        if "/live" not in request.url:
+            sizes.append(request.sizes()["responseBodySize"])
+
+    page.on("requestfinished", weigh)
     page.goto(service.url)
     page.wait_for_load_state("load")
     assert len(sizes) >= 5

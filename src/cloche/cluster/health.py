@@ -10,10 +10,10 @@ from concurrent.futures import wait as wait_for
 from celery import Celery
 from celery.backends.base import DisabledBackend, KeyValueStoreBackend
 from kombu import Connection
-from kombu.utils.url import maybe_sanitize_url
 from kombu.utils.uuid import uuid
 
 from cloche.records import Health
+from cloche.settings import mask_url
 
 #: Returns one line of detail, raises when the thing does not work.
 Check = Callable[[], str]
@@ -65,7 +65,7 @@ def _checked(name: str, check: Check) -> Health:
 def one_line(error: BaseException) -> str:
     """An error in one line without the password of a URL in it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(maybe_sanitize_url(word) for word in lines[0].split())
+    return " ".join(mask_url(word) if "://" in word else word for word in lines[0].split())
 
 
 def check_broker(connect: Callable[[], Connection]) -> str:
@@ -76,7 +76,7 @@ def check_broker(connect: Callable[[], Connection]) -> str:
             client = getattr(channel, "client", None)
             if client is not None and hasattr(client, "ping"):
                 client.ping()
-        return str(connection.as_uri())
+        return mask_url(connection.as_uri(include_password=True))
 
 
 def check_results(app: Celery) -> str:
@@ -88,4 +88,4 @@ def check_results(app: Celery) -> str:
         backend.get(backend.get_key_for_task(uuid()))
     else:
         backend._get_task_meta_for(uuid())
-    return str(backend.as_uri())
+    return mask_url(backend.as_uri(include_password=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import Celery, states
 from celery.backends.base import DisabledBackend, KeyValueStoreBackend
-from kombu.exceptions import ContentDisallowed
+from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads, prepare_accept_content
 
 from cloche.records import TaskRun
@@ -31,7 +31,7 @@ def read_run(app: Celery, task_id: str) -> tuple[TaskRun, Any] | None:
         return None
     try:
         meta = _meta(backend, task_id)
-    except (ContentDisallowed, UnicodeDecodeError):
+    except (ContentDisallowed, DecodeError, UnicodeDecodeError):
         return TaskRun(id=task_id, name=None, state=UNREADABLE), None
     if meta is None:
         return None

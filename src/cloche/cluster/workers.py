@@ -47,5 +47,6 @@ def _worker(name: str, stats: dict[str, Any], active: object, queues: object) ->
 
 
 def _pool_name(implementation: str) -> str:
-    """``celery.concurrency.prefork:TaskPool`` -> ``prefork``."""
-    return implementation.partition(":")[0].rpartition(".")[2] or "unknown"
+    """``celery.concurrency.prefork:TaskPool`` -> ``prefork``, as ``--pool`` calls it."""
+    module = implementation.partition(":")[0].rpartition(".")[2]
+    return "threads" if module == "thread" else module or "unknown"

@@ -141,7 +141,10 @@ class LiveTasks:
 def run_from(task: Task) -> TaskRun:
     """What Celery's event state knows of a task, as a ``TaskRun``."""
     known = task.__dict__
-    ends = [known[name] for name in _FINISHED if known.get(name)]
+    finished = max((known[name] for name in _FINISHED if known.get(name)), default=None)
+    runtime = task.runtime
+    if runtime is None and finished and task.started:
+        runtime = max(0.0, finished - task.started)  # only task-succeeded carries it
     return TaskRun(
         id=task.uuid,
         name=task.name,
@@ -156,7 +159,7 @@ def run_from(task: Task) -> TaskRun:
         sent=task.sent,
         received=task.received,
         started=task.started,
-        finished=max(ends) if ends else None,
-        runtime=task.runtime,
+        finished=finished,
+        runtime=runtime,
         retries=int(task.retries or 0),
     )

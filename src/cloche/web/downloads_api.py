@@ -98,15 +98,12 @@ def _add_item(router: APIRouter, desk: Downloads, streams: DownloadStreams) -> N
 
 
 def _add_files(router: APIRouter, desk: Downloads) -> None:
-    @router.api_route(
-        "/files/{id}", methods=["GET", "HEAD"], response_class=Response, operation_id="file"
-    )
-    @router.api_route(
-        "/files/{id}/{name:path}",
-        methods=["GET", "HEAD"],
-        response_class=Response,
-        include_in_schema=False,
-    )
+    hidden: dict[str, Any] = {"response_class": Response, "include_in_schema": False}
+
+    @router.get("/files/{id}", response_class=Response, summary="Fetch the file")
+    @router.head("/files/{id}", **hidden)
+    @router.get("/files/{id}/{name:path}", **hidden)
+    @router.head("/files/{id}/{name:path}", **hidden)
     def file(request: Request, id: str, name: str = "") -> Response:
         """The file, with ``Range``, ``ETag`` (the SHA-256) and ``If-None-Match``."""
         download = desk.get(id)

@@ -55,6 +55,7 @@ def _environment() -> Environment:
         "iso": iso,
         "left": left,
         "percent": percent,
+        "sentences": sentences,
         "title": title,
         "tone": tone,
         "words": words,
@@ -144,6 +145,12 @@ def left(download: _Transfer) -> float | None:
     if not download.total or not download.rate:
         return None
     return max(0.0, (download.total - download.received) / download.rate)
+
+
+def sentences(error: str) -> list[str]:
+    """The lines of an error's text, without the ``why:`` and ``fix:`` that terminals get."""
+    lines = (line.strip() for line in error.splitlines())
+    return [line.removeprefix("why: ").removeprefix("fix: ") for line in lines if line]
 
 
 def title(download: _Transfer) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import Generic, TypeVar
 
 from anyio.to_thread import run_sync
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 class Shared(Generic[T]):
@@ -22,8 +24,9 @@ class Shared(Generic[T]):
         self._read = read
         self._pause = pause
         self._value: T | None = None
+        self._known = False
         self._version = 0
-        self._error: Exception | None = None
+        self._broken = False
         self._news: set[asyncio.Event] = set()
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
@@ -36,18 +39,16 @@ class Shared(Generic[T]):
     async def watch(self, keep_alive: float = 15.0) -> AsyncIterator[T | None]:
         """The value now and each time it changed; None after ``keep_alive`` quiet seconds.
 
-        Ends when the server stops. Raises what ``read`` raised.
+        Ends when the server stops and when ``read`` fails: the browser asks again.
         """
         news = asyncio.Event()
         self._news.add(news)
         if self._poller is None or self._poller.done():
-            self._version = 0
+            self._known = self._broken = False
             self._poller = asyncio.create_task(self._poll())
-        seen = 0
+        seen = self._version - self._known
         try:
-            while not self._closed:
-                if self._error is not None:
-                    raise self._error
+            while not self._closed and not self._broken:
                 if self._version > seen:
                     seen = self._version
                     yield self._value
@@ -69,16 +70,16 @@ class Shared(Generic[T]):
         self._tell()
 
     async def _poll(self) -> None:
-        self._error = None
         while not self._closed:
             try:
                 value = await run_sync(self._read)
-            except Exception as error:  # noqa: BLE001 (it is raised again in every viewer)
-                self._error = error
+            except Exception as error:  # noqa: BLE001 (whatever it was: told once, then anew)
+                _log.warning("a live view ended: %s", error)
+                self._broken = True
                 self._tell()
                 return
-            if self._version == 0 or value != self._value:
-                self._value = value
+            if not self._known or value != self._value:
+                self._value, self._known = value, True
                 self._version += 1
                 self._tell()
             await asyncio.sleep(self._pause(value))

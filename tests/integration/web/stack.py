@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 import httpx
 
@@ -113,7 +114,7 @@ class Source:
         seed = hashlib.sha256(name.encode()).digest()
         self.files[name] = (seed * (size // len(seed) + 1))[:size]
         self.types[name] = content_type
-        return f"{self.url}/{name}"
+        return f"{self.url}/{quote(name)}"
 
     def sha256(self, name: str) -> str:
         return hashlib.sha256(self.files[name]).hexdigest()
@@ -134,7 +135,7 @@ def source() -> Iterator[Source]:
             self._answer(body=True)
 
         def _answer(self, *, body: bool) -> None:
-            name = self.path.lstrip("/")
+            name = unquote(self.path.lstrip("/"))
             served.requests.append(f"{self.command} {name}")
             content = served.files.get(name)
             if content is None:
@@ -180,7 +181,7 @@ def source() -> Iterator[Source]:
         thread.join(5)
 
 
-def events_of(client: httpx.Client, path: str) -> Iterator[tuple[str, str]]:
+def events_of(client: httpx.Client, path: str) -> Generator[tuple[str, str], None, None]:
     """(event, data) of a stream of server-sent events, until it ends."""
     with client.stream("GET", path, timeout=30) as answer:
         assert answer.status_code == 200, answer.read()

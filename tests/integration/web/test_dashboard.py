@@ -35,7 +35,7 @@ def test_the_snapshot_tells_workers_queues_and_health(client: httpx.Client) -> N
     assert [check["name"] for check in body["snapshot"]["health"]] == ["broker", "results"]
     (worker,) = (w for w in body["snapshot"]["workers"] if w["name"] == "first@test")
     assert worker["concurrency"] == 4
-    assert worker["pool"] == "thread"
+    assert worker["pool"] == "threads"
     assert sorted(worker["queues"]) == ["celery", "download_queue"]
     queues = {queue["name"]: queue for queue in body["snapshot"]["queues"]}
     assert queues["download_queue"]["consumers"] == ["first@test"]
