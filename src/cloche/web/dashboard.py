@@ -7,7 +7,7 @@ request bodies to validate (docs/decisions/0005-web-frameworks.md).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 import orjson
@@ -155,11 +155,12 @@ class Dashboard:
         return not_found(f"trace of task {task_id!r}") if run is None else _json(run)
 
     async def _task_events(self, task_id: str) -> AsyncIterator[str]:
-        async for run in self._runs.watch(task_id):
-            if run is None:
-                yield sse.KEEP_ALIVE
-            else:
-                yield sse.event("task", render("dashboard/run.html", run=run))
+        async with aclosing(self._runs.watch(task_id)) as looks:
+            async for run in looks:
+                if run is None:
+                    yield sse.KEEP_ALIVE
+                else:
+                    yield sse.event("task", render("dashboard/run.html", run=run))
 
 
 def _json(value: object) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable
+from contextlib import aclosing
 from functools import lru_cache
 
 import orjson
@@ -24,7 +25,7 @@ class DownloadStreams:
 
     def __init__(self, desk: Downloads) -> None:
         self._desk = desk
-        self._one: SharedByKey[Download | None] = SharedByKey(self._get, lambda _: _BUSY)
+        self._one: SharedByKey[tuple[Download | None]] = SharedByKey(self._get, lambda _: _BUSY)
         self._newest: Shared[tuple[Download, ...]] = Shared(self._list, _pause)
 
     def close(self) -> None:
@@ -35,40 +36,40 @@ class DownloadStreams:
     async def of(self, id: str) -> AsyncIterator[str]:
         """``progress`` events until the last one, named by the final state."""
         number = 0
-        async for download in self._one.watch(id):
-            if download is None:
-                if await self._gone(id):
+        async with aclosing(self._one.watch(id)) as looks:
+            async for look in looks:
+                if look is None:
+                    yield sse.KEEP_ALIVE
+                    continue
+                (download,) = look
+                if download is None:
+                    return  # removed
+                number += 1
+                over = not download.state.active
+                name = str(download.state) if over else "progress"
+                body = orjson.dumps(view(download).model_dump(mode="json")).decode()
+                yield sse.event(name, body, id=str(number))
+                if over:
                     return
-                yield sse.KEEP_ALIVE
-                continue
-            number += 1
-            over = not download.state.active
-            name = str(download.state) if over else "progress"
-            body = orjson.dumps(view(download).model_dump(mode="json")).decode()
-            yield sse.event(name, body, id=str(number))
-            if over:
-                return
 
     async def page(self) -> AsyncIterator[str]:
         """Fragments of the page: the list when its members change, else what changed."""
         sent: dict[str, Download] | None = None
-        async for downloads in self._newest.watch():
-            if downloads is None:
-                yield sse.KEEP_ALIVE
-                continue
-            for name, fragment in changes(sent, downloads):
-                yield sse.event(name, fragment)
-            sent = {download.id: download for download in downloads}
+        async with aclosing(self._newest.watch()) as looks:
+            async for downloads in looks:
+                if downloads is None:
+                    yield sse.KEEP_ALIVE
+                    continue
+                for name, fragment in changes(sent, downloads):
+                    yield sse.event(name, fragment)
+                sent = {download.id: download for download in downloads}
 
-    def _get(self, id: Hashable) -> Download | None:
-        return self._desk.get(str(id))
+    def _get(self, id: Hashable) -> tuple[Download | None]:
+        """In a tuple, to tell a download that was removed from a look without news."""
+        return (self._desk.get(str(id)),)
 
     def _list(self) -> tuple[Download, ...]:
         return tuple(self._desk.list(limit=SHOWN))
-
-    async def _gone(self, id: str) -> bool:
-        """Whether the silence means that the download was removed."""
-        return self._get(id) is None
 
 
 def _pause(downloads: tuple[Download, ...]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from cloche.cluster import Cluster
 from cloche.history.live import LiveTasks
@@ -47,14 +48,15 @@ class Overview:
     async def stream(self) -> AsyncIterator[str]:
         """Every fragment that changed, as an event named after its section."""
         sent: Fragments = {}
-        async for fragments in self._shared.watch():
-            if fragments is None:
-                yield sse.KEEP_ALIVE
-                continue
-            for name, fragment in fragments.items():
-                if sent.get(name) != fragment:
-                    yield sse.event(name, fragment)
-            sent = fragments
+        async with aclosing(self._shared.watch()) as looks:
+            async for fragments in looks:
+                if fragments is None:
+                    yield sse.KEEP_ALIVE
+                    continue
+                for name, fragment in fragments.items():
+                    if sent.get(name) != fragment:
+                        yield sse.event(name, fragment)
+                sent = fragments
 
     def _render(self, silent: tuple[str, ...]) -> Fragments:
         snapshot = self._cluster.snapshot()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 from anyio.to_thread import run_sync
@@ -36,7 +37,7 @@ class Shared(Generic[T]):
         """How many watch now."""
         return len(self._news)
 
-    async def watch(self, keep_alive: float = 15.0) -> AsyncIterator[T | None]:
+    async def watch(self, keep_alive: float = 15.0) -> AsyncGenerator[T | None, None]:
         """The value now and each time it changed; None after ``keep_alive`` quiet seconds.
 
         Ends when the server stops and when ``read`` fails: the browser asks again.
@@ -98,7 +99,9 @@ class SharedByKey(Generic[T]):
         self._shared: dict[Hashable, Shared[T]] = {}
         self._closed = False
 
-    async def watch(self, key: Hashable, keep_alive: float = 15.0) -> AsyncIterator[T | None]:
+    async def watch(
+        self, key: Hashable, keep_alive: float = 15.0
+    ) -> AsyncGenerator[T | None, None]:
         """As ``Shared.watch`` of the value under ``key``."""
         if self._closed:
             return
@@ -106,8 +109,9 @@ class SharedByKey(Generic[T]):
         if shared is None:
             shared = self._shared[key] = Shared(lambda: self._read(key), self._pause)
         try:
-            async for value in shared.watch(keep_alive):
-                yield value
+            async with aclosing(shared.watch(keep_alive)) as values:
+                async for value in values:
+                    yield value
         finally:
             if shared.viewers == 0 and self._shared.get(key) is shared:
                 del self._shared[key]

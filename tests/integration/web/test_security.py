@@ -116,7 +116,7 @@ def test_without_the_token_nothing_is_told(guarded: Running) -> None:
         ready = client.get("/readyz")
         assert ready.status_code == 200
         assert "detail" not in ready.text
-        for wrong in ("Bearer nope", "Bearer ", f"Basic {_TOKEN}"):
+        for wrong in ("Bearer nope", "Bearer", f"Basic {_TOKEN}"):
             assert client.get("/api/tasks", headers={"authorization": wrong}).status_code == 401
 
 

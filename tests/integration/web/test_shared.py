@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import pytest
 
@@ -11,11 +12,12 @@ from cloche.web.shared import Shared, SharedByKey
 
 async def _take(shared: Shared[int], count: int) -> list[int]:
     seen: list[int] = []
-    async for value in shared.watch():
-        if value is not None:
-            seen.append(value)
-        if len(seen) == count:
-            break
+    async with aclosing(shared.watch()) as values:
+        async for value in values:
+            if value is not None:
+                seen.append(value)
+            if len(seen) == count:
+                break
     return seen
 
 
