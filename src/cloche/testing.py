@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
@@ -67,7 +68,11 @@ class BrokerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -161,7 +166,7 @@ class BrokerProcess:
 
     @property
     def _userinfo(self) -> str:
-        return f":{self.password}@" if self.password else ""
+        return f":{quote(self.password, safe='')}@" if self.password else ""
 
     @property
     def _socket(self) -> Path:

@@ -136,8 +136,8 @@ class Child:
             self._say(f"ended ({describe_exit(self._code)}): again in {delay:.1f} s")
             self._enter(ProcessState.BACKING_OFF)
             # What it left behind in other sessions would meet its successor.
-            around = self._around.run_directory.instance
-            await asyncio.to_thread(kill_carriers, around, name=self.spec.name, say=self._say)
+            instance = self._around.run_directory.instance
+            await asyncio.to_thread(kill_carriers, instance, name=self.spec.name, say=self._say)
             await asyncio.sleep(delay)
             self._restarts += 1
 

@@ -43,14 +43,24 @@ class Leftover:
 
 
 class RunDirectory:
-    """A directory of one launcher at a time; made private (0700) if it is not there."""
+    """A directory of one launcher at a time; made private (0700), with its parents.
+
+    Raises ProcessError if it cannot be made or is not ours.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path).absolute()
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path.chmod(0o700)
         self.logs = self.path / "logs"
-        self.logs.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ProcessError(
+                f"{self.path} cannot be the run directory",
+                why=error.strerror or str(error),
+                fix="set run_dir to a directory of your own",
+            ) from error
         self.state_path = self.path / "state.json"
         self.instance = secrets.token_hex(16)
         self.since = time.time()
@@ -73,7 +83,7 @@ class RunDirectory:
         if self._lock is not None:
             return False
         handle = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        try:  # never unlocked but by closing: the guard shares this very lock
             self._wait_for(handle, time.monotonic() + patience)
             mine = Identity.own()
             owner = {"pid": mine.pid, "started": mine.started, "since": self.since}

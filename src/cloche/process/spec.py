@@ -27,6 +27,7 @@ class ProcessSpec:
     loop. ``keep=False`` is a process that may end by itself and is not restarted.
     ``dies_with_launcher`` asks the kernel (Linux) for the first stop signal the moment the
     launcher dies: for everything but the broker, which must outlive the draining workers.
+    The signal may come more than once (for each thread of the launcher that dies).
     """
 
     name: str

@@ -64,6 +64,9 @@ class Supervisor:
             if self._stopping is None:
                 self._save()
                 self._death_watch.start()
+        except OSError as error:
+            self._unlock(locked_here)
+            raise ProcessError("cannot start the guard", why=str(error)) from error
         except BaseException:
             self._unlock(locked_here)
             raise
@@ -201,9 +204,13 @@ class Supervisor:
             self._locked_here = False
 
     def _save(self) -> None:
-        self._run_directory.save(
-            child.record(self._order[name]) for name, child in self._children.items()
-        )
+        try:
+            self._run_directory.save(
+                child.record(self._order[name]) for name, child in self._children.items()
+            )
+        except OSError as error:
+            # The environment of the processes still tells the guard whose they are.
+            self._output.say(f"cannot write {self._run_directory.state_path}: {error.strerror}")
 
     def _changed(self, status: ProcessStatus) -> None:
         self._news.set()

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringCo
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|)\s*")
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(ms|s|m|h|d|w|)\s*")
 _DURATION_UNITS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(?:\+[a-z0-9+.-]+)?://", re.IGNORECASE)
 #: SQLAlchemy dialects Cloche keeps its data in, spelled as people spell them -> our driver.
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
     """``3600.0`` -> ``1h``: the largest unit that divides it, so that it reads back the same."""
     for unit in ("w", "d", "h", "m"):
         if seconds and seconds % _DURATION_UNITS[unit] == 0:
-            return f"{seconds / _DURATION_UNITS[unit]:g}{unit}"
+            return f"{int(seconds // _DURATION_UNITS[unit])}{unit}"
     return f"{seconds!r}s" if seconds % 1 else f"{int(seconds)}s"
 
 

@@ -50,10 +50,12 @@ class Reading:
 
     def unknown(self, path: Path_, origin: Origin) -> None:
         near = suggest(path)
-        hint = f" - did you mean '{_dotted(near)}'" if near else ""
-        if near and origin.kind in ("env", "dotenv"):
-            hint += f" ({variable(near)})"
-        self.problem(origin, f"unknown setting '{_dotted(path)}'{hint}{'?' if hint else ''}")
+        hint = f" - did you mean '{_dotted(near)}'?" if near else ""
+        if near and _dotted(near) == _dotted(path):  # "broker.url" = … in TOML is one odd name
+            hint = " - write the key without quotes"
+        elif near and origin.kind in ("env", "dotenv"):
+            hint = f"{hint[:-1]} ({variable(near)})?"
+        self.problem(origin, f"unknown setting '{_dotted(path)}'{hint}")
 
     def problem(self, origin: Origin, words: str) -> None:
         self.problems.append(f"{origin}: {words}")

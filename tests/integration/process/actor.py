@@ -1,6 +1,6 @@
 """A process for the tests: writes what happens to it to a ledger, one line each.
 
-``actor.py NAME LEDGER [drain=SECONDS] [stubborn] [family] [escape] [notify=SECONDS]``
+``actor.py NAME LEDGER [drain=SECONDS] [stubborn] [family] [escape] [notify=SECONDS] [silent]``
 ``family``: a child in the same group; ``escape``: a grandchild in a session of its own.
 """
 
@@ -50,6 +50,7 @@ while not stop.wait(0.02):
     pass
 deadline = time.monotonic() + float(options.get("drain", "0"))
 while time.monotonic() < deadline:
-    print("draining")  # must not die of a broken pipe when the launcher is gone
+    if "silent" not in options:
+        print("draining")  # must not die of a broken pipe when the launcher is gone
     time.sleep(0.02)
 write("stopped")

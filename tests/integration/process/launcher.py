@@ -1,6 +1,6 @@
 """A real launcher for the tests: a broker-like process and two workers, then it waits.
 
-``launcher.py RUN-DIRECTORY LEDGER [no-death-signal]``; says ``ready`` and the guard's pid.
+``launcher.py RUN-DIRECTORY LEDGER [no-death-signal] [silent]``; says ``ready`` and the guard's pid.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from cloche.process.supervisor import Supervisor
 ACTOR = str(Path(__file__).with_name("actor.py"))
 
 
-def specs(ledger: str, *, dies: bool) -> list[ProcessSpec]:
+def specs(ledger: str, *, dies: bool, silent: bool) -> list[ProcessSpec]:
     """Workers need the broker, which stops last and is told so by nobody but us."""
+    quiet = ["silent"] if silent else []
 
     def actor(name: str, *words: str) -> list[str]:
         return [sys.executable, ACTOR, name, ledger, *words]
@@ -33,7 +34,7 @@ def specs(ledger: str, *, dies: bool) -> list[ProcessSpec]:
         ),
         ProcessSpec(
             name="worker",
-            command=actor("worker", "drain=0.6", "family", "escape", "notify=0"),
+            command=actor("worker", "drain=0.6", "family", "escape", "notify=0", *quiet),
             needs=("broker",),
             notify=True,
             dies_with_launcher=dies,
@@ -53,7 +54,7 @@ async def main(path: str, ledger: str, *words: str) -> None:
     directory = RunDirectory(Path(path))
     output = Output(sys.stderr, logs=directory.logs)
     supervisor = Supervisor(
-        specs(ledger, dies="no-death-signal" not in words),
+        specs(ledger, dies="no-death-signal" not in words, silent="silent" in words),
         run_directory=directory,
         output=output,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -52,12 +51,7 @@ class Launches:
     def __call__(self, *words: str) -> Launched:
         command = [sys.executable, LAUNCHER, str(self.path), str(self._ledger.path), *words]
         with (self.path.parent / "launcher.out").open("ab") as errors:
-            popen = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": "."},
-            )
+            popen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
         assert popen.stdout is not None
         word, guard, instance = popen.stdout.readline().decode().split()
         popen.stdout.close()
@@ -96,16 +90,15 @@ def test_a_killed_launcher_leaves_nothing_and_the_broker_stops_last(
     eventually(lambda: not launched.guard.alive())
     assert _all_gone(ledger)
     assert launched.survivors() == set()
-    # The worker drained (printing into a pipe whose launcher is gone) while the broker lived,
-    # and everybody was asked once.
+    # The worker drained, printing into a pipe whose launcher is gone, while the broker lived.
     assert ledger.order("stopped") == ["worker stopped", "broker stopped"]
     whats = [f"{name} {what}" for name, what, _ in ledger.entries]
     assert whats.index("worker stopped") < whats.index("broker SIGTERM")
-    assert sorted(ledger.order("SIGTERM")) == [
-        "broker SIGTERM",
-        "stubborn SIGTERM",
-        "worker SIGTERM",
-    ]
+    asked = sorted(ledger.order("SIGTERM"))
+    # With the kernel's own signal once per thread of the launcher that dies; else once.
+    expected = ["broker SIGTERM", "stubborn SIGTERM", "worker SIGTERM"]
+    assert (asked if words else sorted(set(asked))) == expected
+    assert asked.count("broker SIGTERM") == 1
     assert "draining" in (launched.path / "logs" / "worker.log").read_text()
     assert "nothing is left" in launched.guard_log()
     assert not (launched.path / "state.json").exists()
@@ -162,7 +155,7 @@ def test_the_guard_ignores_what_a_terminal_or_service_manager_sends(launch: Laun
 def test_after_launcher_and_guard_are_killed_the_next_start_reclaims(
     launch: Launches, ledger: Ledger
 ) -> None:
-    first = launch("no-death-signal")
+    first = launch("no-death-signal", "silent")
     _kill_both(first)
     left = RunDirectory(first.path).leftovers()
     assert [found.name for found in left[:3]] == ["broker", "worker", "stubborn"]
@@ -178,7 +171,7 @@ def test_after_launcher_and_guard_are_killed_the_next_start_reclaims(
 def test_without_launcher_and_guard_the_kernel_still_stops_all_but_the_broker(
     launch: Launches, ledger: Ledger
 ) -> None:
-    launched = launch()
+    launched = launch("silent")
     _kill_both(launched)
     eventually(lambda: ledger.order("stopped") == ["worker stopped"])
     eventually(lambda: gone(ledger.pid("worker", "started")))

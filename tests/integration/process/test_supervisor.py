@@ -351,6 +351,19 @@ def test_processes_are_added_and_removed_while_others_run(stage: Stage) -> None:
     stage.run([_sleeper("broker"), _sleeper("worker-1", needs=("broker",))], play)
 
 
+def test_a_state_file_that_cannot_be_written_stops_nobody(stage: Stage, ledger: Ledger) -> None:
+    stage.directory.state_path.mkdir()
+
+    async def play(supervisor: Supervisor) -> None:
+        assert await supervisor.start()
+        stage.directory.state_path.rmdir()
+        await supervisor.stop()
+
+    stage.run([ProcessSpec(name="a", command=ledger.actor("a", "notify=0"), notify=True)], play)
+    assert "cannot write" in stage.screen.getvalue()
+    assert ledger.order("stopped") == ["a stopped"]
+
+
 def test_a_second_supervisor_in_the_same_run_directory_is_refused(stage: Stage) -> None:
     async def play(supervisor: Supervisor) -> None:
         assert await supervisor.start()

@@ -22,6 +22,12 @@ def test_it_is_private_and_makes_its_parents(tmp_path: Path) -> None:
     assert directory.logs.is_dir()
 
 
+def test_a_place_that_cannot_be_a_directory_is_refused_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ProcessError, match="cannot be the run directory"):
+        RunDirectory(tmp_path / "file" / "run")
+
+
 def test_the_second_launcher_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path)
     assert first.lock()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloche.errors import SettingsError
@@ -52,6 +52,7 @@ def _overrides(draw: st.DrawFn) -> dict[str, object]:
     return {key: draw(values[key]) for key in sorted(chosen)}
 
 
+@example({"results.expires": timedelta(microseconds=1), "broker.connect_timeout": 5e-324})
 @given(_overrides())
 def test_a_child_reads_what_its_parent_was_given(overrides: dict[str, object]) -> None:
     parent = load(overrides, environ={}, directory=EMPTY)

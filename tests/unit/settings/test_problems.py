@@ -139,6 +139,18 @@ def test_a_value_where_a_table_belongs_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_tool_table_that_is_none_is_refused(tmp_path: Path) -> None:
+    assert _problems(tmp_path, pyproject="[tool]\ncloche = 1\n") == (
+        "pyproject.toml:2: tool.cloche is a table of settings: write [tool.cloche]",
+    )
+
+
+def test_a_key_in_quotes_is_told_from_a_dotted_one(tmp_path: Path) -> None:
+    assert _problems(tmp_path, cloche='"stop.grace" = 60\n') == (
+        "cloche.toml:1: unknown setting 'stop.grace' - write the key without quotes",
+    )
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cloche.toml").write_bytes(b"\xff\xfe")
     (problem,) = _problems(tmp_path)
