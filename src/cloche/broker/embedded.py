@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -109,7 +110,7 @@ class EmbeddedBroker:
     @property
     def unix_url(self) -> str:
         """The same server over its unix socket, for this user's processes."""
-        socket = self._files.socket()
+        socket = quote(str(self._files.socket()))
         return f"redis+socket://:{self._files.password()}@{socket}?virtual_host=0"
 
     def readiness(self) -> Health:
