@@ -13,7 +13,7 @@ from cloche.launch.banner import banner
 from cloche.launch.broker import Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
 from cloche.launch.plan import Plan, plan
-from cloche.launch.workers import concurrency_of, declared_workers
+from cloche.launch.workers import concurrency_of, declared_workers, unheard_queues
 from cloche.process.output import Output
 from cloche.process.port import claim
 from cloche.process.run_directory import RunDirectory
@@ -111,6 +111,9 @@ class Up:
         self._output.say(f"ready in {time.monotonic() - self._begun:.1f} s")
         for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
+        unheard = unheard_queues(environment.app, environment.settings)
+        if unheard:
+            self._output.say(f"no worker of this run consumes {', '.join(unheard)}")
         self._output.say("Ctrl-C stops everything")
 
 
