@@ -98,7 +98,7 @@ class BrokerProcess:
     @property
     def unix_url(self) -> str:
         """``redis+socket://`` URL of database 0."""
-        return f"redis+socket://{self._userinfo}{self._socket}?virtual_host=0"
+        return f"redis+socket://{self._userinfo}{quote(str(self._socket))}?virtual_host=0"
 
     @property
     def pid(self) -> int:

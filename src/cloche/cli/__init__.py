@@ -19,6 +19,9 @@ class Commands(LazyGroup):
     """All commands; adding one is adding its line."""
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
+        "up": Lazy("cloche.cli.up:up", "Start everything and stop it on Ctrl-C."),
+        "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
+        "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 

@@ -136,6 +136,12 @@ def _results(settings: Settings) -> Iterator[CeleryDefault]:
         "result_extended", results.extended, "a result tells its task", "results.extended"
     )
     yield CeleryDefault(
+        "result_backend_transport_options",
+        {"retry_policy": {"timeout": settings.broker.publish_timeout}},
+        "a publisher listens for the result first, and would try that for minutes",
+        "broker.publish_timeout",
+    )
+    yield CeleryDefault(
         "redis_socket_timeout",
         results.socket_timeout,
         "the default of 120 s holds a worker that long; broker options do not apply here",

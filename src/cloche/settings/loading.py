@@ -54,6 +54,24 @@ def load(
     return Resolved(settings, {".".join(p): tuple(c) for p, c in reading.candidates.items()})
 
 
+def reload(
+    resolved: Resolved,
+    *,
+    cli: Mapping[str, object] | None = None,
+    app_conf: Mapping[str, object] | None = None,
+) -> Resolved:
+    """Read every source again, with the command line of ``resolved`` and ``cli`` on top of it.
+
+    Raises SettingsError as :func:`load` does.
+    """
+    given = {
+        key: offered[0]
+        for key, offered in resolved.candidates.items()
+        if offered[0].origin.kind == "cli"
+    }
+    return load({**given, **(cli or {})}, app_conf=app_conf)
+
+
 def _read_cli(reading: Reading, cli: Mapping[str, object]) -> None:
     for dotted, given in cli.items():
         candidate = _with_origin(dotted, given)

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from kombu.connection import Connection
 
 from cloche.broker.address import parse_address
 from cloche.broker.embedded import EmbeddedBroker
@@ -247,6 +248,14 @@ def test_a_long_and_odd_directory_name_is_no_obstacle(
     assert found is not None
     assert not broker.ready()
     assert len(list(short_tmp.iterdir())) == 1
+
+
+def test_an_odd_path_of_the_socket_is_quoted_as_kombu_reads_it(short_tmp: Path, run: Run) -> None:
+    broker = EmbeddedBroker(short_tmp / "a b?c#d%20e")
+    run(broker)
+    assert probe(broker.unix_url).persistent
+    with Connection(broker.unix_url) as connection:
+        assert connection.default_channel.client.ping()
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""The Celery application: made with production defaults, or given them."""
+
+from cloche.app.harden import Hardened, LeftAlone, create_app, harden, restore
+from cloche.app.loading import load_app
+from cloche.app.routing import consumed_queues
+
+__all__ = [
+    "Hardened",
+    "LeftAlone",
+    "consumed_queues",
+    "create_app",
+    "harden",
+    "load_app",
+    "restore",
+]
