@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,23 +23,26 @@ Check = Callable[[], str]
 class Checks:
     """Named checks that run side by side, none waited for longer than ``timeout`` seconds.
 
-    A check that hangs is reported and left alone: it is not started again until it ends.
+    Callers in several threads take turns. A check that hangs is reported and left alone: it
+    is not started again until it ends.
     """
 
     def __init__(self, checks: Mapping[str, Check], timeout: float = 3.0) -> None:
         self._checks = dict(checks)
         self._timeout = timeout
         self._pool = ThreadPoolExecutor(max(1, len(checks)), thread_name_prefix="health")
+        self._lock = threading.Lock()
         self._running: dict[str, tuple[float, Future[Health]]] = {}
 
     def run(self) -> tuple[Health, ...]:
         """The verdict on each check, in the order they were given."""
-        for name, check in self._checks.items():
-            if name not in self._running:
-                future = self._pool.submit(_checked, name, check)
-                self._running[name] = (time.monotonic(), future)
-        wait_for([future for _, future in self._running.values()], self._timeout)
-        return tuple(self._verdict(name) for name in self._checks)
+        with self._lock:
+            for name, check in self._checks.items():
+                if name not in self._running:
+                    future = self._pool.submit(_checked, name, check)
+                    self._running[name] = (time.monotonic(), future)
+            wait_for([future for _, future in self._running.values()], self._timeout)
+            return tuple(self._verdict(name) for name in self._checks)
 
     def _verdict(self, name: str) -> Health:
         began, future = self._running[name]

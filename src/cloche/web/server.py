@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import errno
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from cloche.errors import PortTakenError, SettingsError
 from cloche.settings.model import WebSettings
+from cloche.web.security import check_exposure
 
 
 class Server(uvicorn.Server):
@@ -31,6 +37,28 @@ class Server(uvicorn.Server):
         # Streams never end by themselves: uvicorn would wait for them until its time-out.
         self._on_stop()
         await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT. uvicorn would raise the signal once more afterwards:
+        a stop in good order must exit with 0, not die of the signal."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops; a second one does not wait for running transfers."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def make_server(
@@ -56,6 +84,25 @@ def make_server(
         timeout_graceful_shutdown=grace,
     )
     return Server(config, on_ready=on_ready, on_stop=on_stop)
+
+
+def serve(
+    create: Callable[[], Starlette],
+    settings: WebSettings,
+    section: str,
+    *,
+    on_ready: Callable[[], object],
+) -> None:
+    """Run what ``create`` makes until SIGTERM or SIGINT; ``on_ready`` once it listens.
+
+    The port is taken first: a wrong one is told at once. Raises PortTakenError,
+    SettingsError and what ``create`` raises.
+    """
+    check_exposure(settings, section)
+    with listen(settings, section) as listener:
+        app = create()
+        server = make_server(app, listener, on_ready=on_ready, on_stop=app.state.close)
+        server.run([listener])
 
 
 def listen(settings: WebSettings, section: str) -> socket.socket:

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from anyio.to_thread import run_sync
 
 T = TypeVar("T")
+#: What a watch yields: values, and None for "nothing new, still here".
+Looks: TypeAlias = AsyncGenerator[T | None, None]
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +39,7 @@ class Shared(Generic[T]):
         """How many watch now."""
         return len(self._news)
 
-    async def watch(self, keep_alive: float = 15.0) -> AsyncGenerator[T | None, None]:
+    async def watch(self, keep_alive: float = 15.0) -> Looks[T]:
         """The value now and each time it changed; None after ``keep_alive`` quiet seconds.
 
         Ends when the server stops and when ``read`` fails: the browser asks again.
@@ -99,9 +101,7 @@ class SharedByKey(Generic[T]):
         self._shared: dict[Hashable, Shared[T]] = {}
         self._closed = False
 
-    async def watch(
-        self, key: Hashable, keep_alive: float = 15.0
-    ) -> AsyncGenerator[T | None, None]:
+    async def watch(self, key: Hashable, keep_alive: float = 15.0) -> Looks[T]:
         """As ``Shared.watch`` of the value under ``key``."""
         if self._closed:
             return

@@ -65,7 +65,7 @@ def test_a_failure_is_shown_with_its_traceback(client: httpx.Client, stack: Stac
     page = client.get(f"/tasks/{sent.id}").text
     assert "&lt;b&gt;no&lt;/b&gt;" in page
     assert "<b>no</b>" not in page
-    failed = client.get("/api/tasks", params={"state": "FAILURE"}).json()["tasks"]
+    failed = until(lambda: client.get("/api/tasks?state=FAILURE").json()["tasks"] or None)
     assert {task["state"] for task in failed} == {"FAILURE"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -140,6 +141,15 @@ def test_a_hanging_check_is_reported_and_not_started_twice(broker_url: str) -> N
     assert starts == 1
     release.set()
     until(lambda: {c.name: c.ok for c in cluster.health()}["slow"], what="the check ends")
+    cluster.stop()
+
+
+def test_several_threads_may_ask_for_health_at_once(broker_url: str) -> None:
+    cluster = Cluster(_app(broker_url), timeout=0.1)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: cluster.health(), range(100)))
+    assert all([check.name for check in answer] == ["broker", "results"] for answer in answers)
+    assert all(check.ok for answer in answers for check in answer)
     cluster.stop()
 
 
