@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Mapping
 
+import psutil
+
 from cloche.database import Database
 from cloche.errors import ClocheError, CrashLoopError, NotReadyError
 from cloche.launch.banner import banner
@@ -32,7 +34,6 @@ class Up:
         self._given = resolved
         self._output = output
         self._ask = ask
-        self._begun = time.monotonic()
         self._hurry = False
 
     async def run(self) -> int:
@@ -108,7 +109,7 @@ class Up:
             name: f"{worker.processes} × {worker.pool}, {concurrency_of(worker)} at once"
             for name, worker in declared_workers(environment.settings).items()
         }
-        self._output.say(f"ready in {time.monotonic() - self._begun:.1f} s")
+        self._output.say(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
         for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
         unheard = unheard_queues(environment.app, environment.settings)
