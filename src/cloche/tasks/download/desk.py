@@ -183,7 +183,15 @@ class Downloads:
 
     def _send(self, download: Download) -> None:
         try:
-            self._app.tasks[FETCH].apply_async((download.id,), task_id=download.task_id)
+            # A publisher that expects a result makes the Redis result backend subscribe to it:
+            # a channel per download, never left, and 20 s of silence when Redis is down. Only
+            # the message, not this process, asks for a result.
+            self._app.tasks[FETCH].apply_async(
+                (download.id,),
+                task_id=download.task_id,
+                ignore_result=True,
+                headers={"ignore_result": False},
+            )
         except Exception as error:
             reason = f"The task could not be sent: {error}"
             self._catalogue.failed(download.id, reason)
