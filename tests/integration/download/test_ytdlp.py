@@ -115,7 +115,7 @@ def _children(worker: psutil.Process) -> list[int]:
 def _alive(pid: int) -> bool:
     """Whether it runs; an orphan that ended may wait for its new parent as a zombie."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

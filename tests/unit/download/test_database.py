@@ -15,11 +15,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from celery import Celery
 
 from cloche.database import Database
 from cloche.database.schema import HEAD, MIGRATIONS
 from cloche.errors import DatabaseError
 from cloche.settings import Settings
+from cloche.tasks.download import Downloads
 from cloche.tasks.download.catalogue import Catalogue
 from cloche.tasks.download.records import DownloadState, Order, Stored
 from cloche.tasks.download.table import metadata
@@ -183,3 +185,19 @@ def test_a_stalled_row_is_cancelled_without_its_worker(
     row = catalogue.cancel(id)
     assert row is not None
     assert row.state is DownloadState.CANCELLED
+
+
+def test_a_download_whose_worker_never_came_back_fails_in_the_end(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    settings = Settings(run_dir=tmp_path)
+    downloads = Downloads(Celery(broker="memory://"), settings)
+    id = catalogue.add(ORDER)[0].id
+    catalogue.start(id)
+    lost = settings.broker.visibility_timeout + 120
+    with sqlite3.connect(tmp_path / "cloche.db") as raw:
+        raw.execute("UPDATE downloads SET updated = updated - ?", (lost,))
+    raw.close()
+    [row] = downloads.list()
+    assert row.state is DownloadState.FAILED
+    assert "worker ended" in (row.error or "")
