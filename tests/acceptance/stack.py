@@ -122,9 +122,9 @@ class Stack:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and Path(
-                    process.cwd()
-                ).is_relative_to(self.directory):
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(
+                    self.directory
+                ):
                     found.append(process)
             except (psutil.Error, OSError):
                 continue

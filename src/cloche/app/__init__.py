@@ -2,13 +2,14 @@
 
 from cloche.app.harden import Hardened, LeftAlone, create_app, harden, restore
 from cloche.app.loading import load_app
-from cloche.app.routing import consumed_queues
+from cloche.app.routing import consumed_queues, declared_names
 
 __all__ = [
     "Hardened",
     "LeftAlone",
     "consumed_queues",
     "create_app",
+    "declared_names",
     "harden",
     "load_app",
     "restore",

@@ -20,6 +20,8 @@ from cloche.settings.model import Settings
 
 #: Task modules of the families Cloche ships; imported by the worker, never from here.
 FAMILY_MODULES: Mapping[str, str] = {"download": "cloche.tasks.download"}
+#: The queue of unrouted tasks in applications made by :func:`create_app`.
+DEFAULT_QUEUE = "default"
 #: Keys that ``harden()`` adds to, whatever the application has put there.
 _MERGED = ("task_routes", "task_queues", "task_annotations", "include")
 
@@ -51,7 +53,7 @@ def create_app(name: str = "cloche", settings: Settings | None = None, **options
     """
     settings = settings or Settings()
     app = Celery(name, **options)
-    app.conf.task_default_queue = settings.tasks.default_queue or "default"
+    app.cloche_queue = DEFAULT_QUEUE
     harden(app, settings)
     return app
 
@@ -65,7 +67,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     settings = settings or Settings()
     before = restore(app)
     applied, left = [], []
-    for default in celery_defaults(settings):
+    for default in (*celery_defaults(settings), *_own_queue(app, settings)):
         # Celery treats a key given with another spelling or name space as the same key.
         if not app.conf.value_set_for(default.key):
             app.conf[default.key] = default.value
@@ -83,6 +85,14 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     app.cloche_settings, app.cloche_hardened = settings, done
     connect_lifecycle(app)
     return done
+
+
+def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
+    """The default queue of an application we made; an existing one keeps its own."""
+    name = getattr(app, "cloche_queue", None)
+    if name is None or settings.tasks.default_queue is not None:
+        return ()
+    return (CeleryDefault("task_default_queue", name, "a plain word"),)
 
 
 def restore(app: Celery) -> dict[str, Any]:

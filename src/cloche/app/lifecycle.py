@@ -10,7 +10,7 @@ from celery import Celery, signals
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from cloche.app.routing import all_routes, consumed_queues, unmatched_routes
+from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
 from cloche.settings import mask_url
 
@@ -68,17 +68,13 @@ def banner(app: Celery, consumer: Any) -> list[str]:
 
 
 def warnings_of(app: Celery) -> list[str]:
-    """Routes that match nothing and queues this worker's tasks ask for in vain."""
+    """Routes that match nothing, a dangerous user, and what hardening could not reach."""
     settings = app.cloche_settings
     lines = [
         f"route {route.pattern!r} -> {route.queue!r} matches no registered task: "
         "a misspelt name, or a module that is not imported"
         for route in unmatched_routes(app, all_routes(settings))
     ]
-    consumed = set(app.amqp.queues.consume_from)
-    unheard = [name for name in consumed_queues(app) if name not in consumed]
-    if unheard:
-        lines.append(f"this worker does not consume {', '.join(unheard)}; another one must")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         lines.append("this worker runs as root, and so does every task: use another user")
     return lines + list(app.cloche_hardened.notes)

@@ -22,8 +22,13 @@ class Commands(LazyGroup):
         "up": Lazy("cloche.cli.up:up", "Start everything and stop it on Ctrl-C."),
         "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
         "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
-        "service": Lazy("cloche.cli.service:service", "Serve downloads over HTTP."),
-        "dashboard": Lazy("cloche.cli.dashboard:dashboard", "Serve the operators' page."),
+        "service": Lazy(
+            "cloche.cli.service:service", "Serve downloads: a page for people, an API for programs."
+        ),
+        "dashboard": Lazy(
+            "cloche.cli.dashboard:dashboard",
+            "Show health, workers, queues and recent tasks on a web page.",
+        ),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 

@@ -7,13 +7,15 @@ import signal
 import time
 from collections.abc import Mapping
 
+import psutil
+
 from cloche.database import Database
 from cloche.errors import ClocheError, CrashLoopError, NotReadyError
 from cloche.launch.banner import banner
 from cloche.launch.broker import Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
 from cloche.launch.plan import Plan, plan
-from cloche.launch.workers import concurrency_of, declared_workers
+from cloche.launch.workers import concurrency_of, declared_workers, unheard_queues
 from cloche.process.output import Output
 from cloche.process.port import claim
 from cloche.process.run_directory import RunDirectory
@@ -32,7 +34,6 @@ class Up:
         self._given = resolved
         self._output = output
         self._ask = ask
-        self._begun = time.monotonic()
         self._hurry = False
 
     async def run(self) -> int:
@@ -108,9 +109,12 @@ class Up:
             name: f"{worker.processes} × {worker.pool}, {concurrency_of(worker)} at once"
             for name, worker in declared_workers(environment.settings).items()
         }
-        self._output.say(f"ready in {time.monotonic() - self._begun:.1f} s")
+        self._output.say(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
         for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
+        unheard = unheard_queues(environment.app, environment.settings)
+        if unheard:
+            self._output.say(f"no worker of this run consumes {', '.join(unheard)}")
         self._output.say("Ctrl-C stops everything")
 
 

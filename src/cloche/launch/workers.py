@@ -11,7 +11,7 @@ from celery.platforms import SecurityWarning
 from celery.utils.nodenames import default_nodename, host_format
 from kombu.exceptions import OperationalError
 
-from cloche.app import consumed_queues
+from cloche.app import consumed_queues, declared_names
 from cloche.launch.environment import Environment
 from cloche.settings import Settings
 from cloche.settings.celery_keys import REDIS_SCHEMES, kibibytes, scheme_of
@@ -44,6 +44,22 @@ def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
     app.loader.import_default_modules()
     wanted = worker.queues or consumed_queues(app)
     return tuple(name for name in wanted if name not in worker.exclude_queues)
+
+
+def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
+    """Queues the configuration names and no declared worker consumes.
+
+    The task modules are not imported, so a queue that only a task asks for is not seen.
+    """
+    workers = declared_workers(settings).values()
+    named = declared_names(app)
+    heard = {
+        name
+        for worker in workers
+        for name in (worker.queues or named)
+        if name not in worker.exclude_queues
+    }
+    return tuple(name for name in named if name not in heard)
 
 
 def concurrency_of(worker: WorkerSettings) -> int:

@@ -68,14 +68,18 @@ class Identity:
             return True
         return self._signal_by_pid(number)
 
-    def signal_group(self, number: int) -> bool:
-        """Send a signal to the group this process leads (or led). False when it is empty.
+    def leads(self) -> bool:
+        """Whether the group of this pid is (or was) this process's.
 
         While one member lives, the kernel does not hand the number out again; a leader of
         another start time therefore means that the group is somebody else's.
         """
         leader = table.row(self.pid)
-        if leader is not None and leader.started != self.started:
+        return leader is None or leader.started == self.started
+
+    def signal_group(self, number: int) -> bool:
+        """Send a signal to the group this process leads (or led). False when it is empty."""
+        if not self.leads():
             return False
         try:
             os.killpg(self.pid, number)

@@ -136,7 +136,16 @@ class RunDirectory:
             for child in record.children
             if child.identity is not None and child.identity.alive()
         }
+        groups = {
+            child.identity.pid: child.name
+            for child in record.children
+            if child.identity is not None and child.identity.leads()
+        }
         others = {
+            row.pid: Leftover(groups[row.group], Identity(row.pid, row.started, record.instance))
+            for row in table.rows()
+            if row.group in groups
+        } | {
             found.row.pid: Leftover(
                 found.name, Identity(found.row.pid, found.row.started, record.instance)
             )

@@ -166,6 +166,10 @@ def _results(settings: Settings) -> Iterator[CeleryDefault]:
 
 def _tasks(settings: Settings) -> Iterator[CeleryDefault]:
     tasks = settings.tasks
+    if tasks.default_queue is not None:
+        yield CeleryDefault(
+            "task_default_queue", tasks.default_queue, "as set", "tasks.default_queue"
+        )
     yield CeleryDefault("task_serializer", "json", "pickle lets a message run code")
     yield CeleryDefault("result_serializer", "json", "pickle lets a result run code")
     yield CeleryDefault("accept_content", ["json"], "pickle lets a message run code")

@@ -73,9 +73,7 @@ def test_a_silent_server_fails_a_publish_instead_of_holding_it(
         assert time.monotonic() - begun < 30
 
 
-def test_result_connections_have_their_own_timeouts(
-    broker_url: str, client_app: ClientApp
-) -> None:
+def test_result_connections_have_their_own_timeouts(broker_url: str, client_app: ClientApp) -> None:
     sock = socket_of(client_app(broker_url).backend.client)
     assert sock.gettimeout() == 10
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -122,9 +120,9 @@ def test_a_read_only_broker_does_not_end_the_worker(
 ) -> None:
     worker = start_worker(broker.url, "-c", "1")
     app, client = client_app(broker.url), broker.client()
-    client.execute_command("REPLICAOF", "127.0.0.1", str(free_port()))
+    client.replicaof("127.0.0.1", str(free_port()))
     wait_for("the worker to notice", lambda: "read only replica" in worker.output, 30)
-    client.execute_command("REPLICAOF", "NO", "ONE")
+    client.replicaof("NO", "ONE")
     ledger = tmp_path / "ledger"
     app.send_task("tasks.probe.note", (str(ledger), "after"))
     wait_for("a task after the failover", lambda: lines(ledger)[1:], 40)
@@ -203,7 +201,7 @@ def test_a_task_that_kills_its_process_is_retried_and_then_given_up(
     result = client_app(broker_url).send_task(
         "tasks.probe.kill_self", (str(ledger),), queue="deadly"
     )
-    with pytest.raises(Exception, match="WorkerLostError|signal 9"):
+    with pytest.raises(Exception, match=r"WorkerLostError|signal 9"):
         result.get(timeout=60)
     assert lines(ledger) == ["start"] * 3
 
@@ -292,7 +290,7 @@ def test_eta_tasks_do_not_fill_the_workers_memory_without_end(
     app, client = client_app(broker.url), broker.client()
     with app.pool.acquire() as connection:
         for _ in range(1010):
-            app.send_task("tasks.probe.limits", countdown=3600, connection=connection, ignore_result=True)
+            app.send_task("tasks.probe.limits", countdown=3600, connection=connection, **IGNORED)
     wait_for("the worker to take what it may", lambda: client.llen("default") < 20, 30)
 
     def prefetch() -> int:

@@ -1,7 +1,8 @@
 """A process for the tests: writes what happens to it to a ledger, one line each.
 
 ``actor.py NAME LEDGER [drain=SECONDS] [stubborn] [family] [escape] [notify=SECONDS] [silent]``
-``family``: a child in the same group; ``escape``: a grandchild in a session of its own.
+``family``: a child in the same group, without our environment;
+``escape``: a grandchild in a session of its own.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def on_term(number: int, frame: object) -> None:
 signal.signal(signal.SIGTERM, on_term)
 signal.signal(signal.SIGINT, on_term)
 if "family" in options:
-    child = subprocess.Popen(["sleep", "1000"])
+    child = subprocess.Popen(["sleep", "1000"], env={})
     with open(ledger, "a") as file:
         file.write(f"{name} child {child.pid}\n")
 if "escape" in options:

@@ -99,6 +99,8 @@ def test_a_killed_launcher_leaves_nothing_and_the_broker_stops_last(
     expected = ["broker SIGTERM", "stubborn SIGTERM", "worker SIGTERM"]
     assert (asked if words else sorted(set(asked))) == expected
     assert asked.count("broker SIGTERM") == 1
+    by_guard = [name for name in ("worker", "broker") if f"{name} (pid" in launched.guard_log()]
+    assert by_guard == (["worker", "broker"] if words else ["broker"])
     assert "draining" in (launched.path / "logs" / "worker.log").read_text()
     assert "nothing is left" in launched.guard_log()
     assert not (launched.path / "state.json").exists()

@@ -90,6 +90,10 @@ def test_the_dashboard_lives_through_a_broker_outage_and_says_so(
         until(lambda: client.get("/readyz").status_code == 503, what="not ready")
         until(lambda: "The check of <strong>broker</strong> fails" in client.get("/").text)
         assert client.get("/healthz").status_code == 200
+        for path in ("/api/tasks/any", "/tasks/any"):
+            silent = client.get(path, timeout=30)
+            assert silent.status_code == 503
+            assert silent.headers["content-type"] == "application/problem+json"
         until(lambda: client.get("/api/snapshot").json()["events"][-1]["until"] is None)
         broker.start()
         until(lambda: client.get("/readyz").status_code == 200, what="ready again")
