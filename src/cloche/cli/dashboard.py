@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from cloche.cli.options import settings_options
+from cloche.cluster.database import check_database
 from cloche.launch.environment import join
 from cloche.process.notify import notify
 from cloche.settings import Resolved
@@ -28,7 +31,9 @@ def dashboard(resolved: Resolved, as_json: bool) -> None:
     environment = join(resolved)
     settings = environment.settings
     serve(
-        lambda: create_dashboard(environment.app, settings),
+        lambda: create_dashboard(
+            environment.app, settings, {"database": partial(check_database, settings)}
+        ),
         settings.dashboard,
         "dashboard",
         on_ready=lambda: notify("READY=1"),

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from cloche.cluster import Cluster
-from cloche.cluster.health import Check, one_line
+from cloche.cluster.health import Check
 from cloche.errors import ClocheError
 from cloche.history.live import LiveTasks
 from cloche.records import TaskRun
@@ -32,7 +32,7 @@ from cloche.web.overview import Overview
 from cloche.web.pages import page, render, static_files
 from cloche.web.probes import Probes
 from cloche.web.problems import not_found, on_error, on_http_error, problem
-from cloche.web.runs import find_run
+from cloche.web.runs import find_run, silent_backend
 from cloche.web.security import Security, check_exposure
 from cloche.web.shared import SharedByKey
 
@@ -124,7 +124,10 @@ class Dashboard:
     async def show_task(self, request: Request) -> Response:
         """All that is known of one task."""
         task_id = request.path_params["id"]
-        run = await run_sync(self._find, task_id)
+        try:
+            run = await run_sync(self._find, task_id)
+        except Exception as error:  # noqa: BLE001 (any result backend, any error)
+            return silent_backend(error)
         if run is None:
             return page("dashboard/missing.html", status=404, id=task_id)
         return page("dashboard/task.html", run=run)
@@ -152,7 +155,7 @@ class Dashboard:
         try:
             run = await run_sync(self._find, task_id)
         except Exception as error:  # noqa: BLE001 (any result backend, any error)
-            return problem(503, "The result backend does not answer", why=one_line(error))
+            return silent_backend(error)
         return not_found(f"trace of task {task_id!r}") if run is None else _json(run)
 
     async def _task_events(self, task_id: str) -> AsyncIterator[str]:

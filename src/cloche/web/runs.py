@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from celery import Celery, states
+from starlette.responses import Response
 
 from cloche.cluster import read_run
+from cloche.cluster.health import one_line
 from cloche.history.live import LiveTasks
 from cloche.records import TaskRun
+from cloche.web.problems import problem
 
 
 def find_run(app: Celery, live: LiveTasks, task_id: str) -> TaskRun | None:
@@ -26,6 +29,11 @@ def find_run(app: Celery, live: LiveTasks, task_id: str) -> TaskRun | None:
     if stored is None:
         return seen
     return stored[0] if seen is None else joined(seen, stored[0])
+
+
+def silent_backend(error: Exception) -> Response:
+    """503 for whatever a result backend raised when it was read."""
+    return problem(503, "The result backend does not answer", why=one_line(error))
 
 
 def joined(seen: TaskRun, stored: TaskRun) -> TaskRun:

@@ -25,7 +25,8 @@ from cloche.web.forms import login_routes
 from cloche.web.pages import static_files
 from cloche.web.probes import Probes
 from cloche.web.problems import on_error, on_http_error, problem
-from cloche.web.schema import TaskView
+from cloche.web.runs import silent_backend
+from cloche.web.schema import Problem, TaskView
 from cloche.web.security import Security, check_exposure
 
 
@@ -95,10 +96,19 @@ def _lifespan(cluster: Cluster) -> Callable[[FastAPI], AbstractAsyncContextManag
 
 
 def _add_tasks(api: FastAPI, app: Celery) -> None:
-    @api.get("/api/tasks/{task_id}", tags=["tasks"], summary="State of any task")
-    def show_task(task_id: str) -> TaskView:
+    @api.get(
+        "/api/tasks/{task_id}",
+        tags=["tasks"],
+        summary="State of any task",
+        response_model=TaskView,
+        responses={503: {"model": Problem, "description": "The result backend is silent"}},
+    )
+    def show_task(task_id: str) -> TaskView | Response:
         """State, result and progress from the result backend; only JSON is ever decoded."""
-        found = read_run(app, task_id)
+        try:
+            found = read_run(app, task_id)
+        except Exception as error:  # noqa: BLE001 (any result backend, any error)
+            return silent_backend(error)
         if found is None:
             return TaskView(id=task_id, known=False, state=states.PENDING)
         run, value = found

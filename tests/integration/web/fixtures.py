@@ -10,7 +10,7 @@ import pytest
 from celery import Celery
 from celery.apps.worker import Worker  # noqa: F401 (imported before threads start)
 
-from cloche.settings import Settings
+from cloche.settings import Settings, load
 from cloche.testing import free_port
 from cloche.web.dashboard import create_dashboard
 from cloche.web.service import create_service
@@ -28,7 +28,7 @@ class Stack:
     broker_url: str
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Broker and one worker that takes downloads and the default queue."""
     directory = tmp_path_factory.mktemp("web")
@@ -40,10 +40,12 @@ def stack(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "CLOCHE_SERVICE__PORT": str(free_port()),
         "CLOCHE_DASHBOARD__PORT": str(free_port()),
     }
+    # The module is imported once, this fixture made once per package of tests.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environ.items():
             patch.setenv(name, value)
         from tests.integration.web import sample
+    settings = load(environ=environ, directory=directory).settings
     # One process writes the schema before others look for it.
     with working(
         environ,
@@ -58,24 +60,24 @@ def stack(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "celery,download_queue",
         "-E",
     ):
-        yield Stack(sample.settings, sample.app, environ, directory, broker_url)
+        yield Stack(settings, sample.app, environ, directory, broker_url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def files() -> Iterator[Source]:
     """The source of downloads."""
     with source() as served:
         yield served
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(stack: Stack) -> Iterator[Running]:
     """The service, listening."""
     with serving(create_service(stack.app, stack.settings), stack.settings.service) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dashboard(stack: Stack) -> Iterator[Running]:
     """The dashboard, listening."""
     board = create_dashboard(stack.app, stack.settings)

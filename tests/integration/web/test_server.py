@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 from celery import Celery
+from pydantic import SecretStr
 
 from cloche.cluster import Cluster
+from cloche.cluster.database import check_database
+from cloche.database import Database
 from cloche.errors import PortTakenError, SettingsError
 from cloche.history.live import LiveTasks
-from cloche.settings.model import DashboardSettings, Settings
+from cloche.settings.model import DashboardSettings, DatabaseSettings, Settings
 from cloche.testing import BrokerProcess, free_port
 from cloche.web.dashboard import create_dashboard
 from cloche.web.server import listen
@@ -86,6 +90,10 @@ def test_the_dashboard_lives_through_a_broker_outage_and_says_so(
         until(lambda: client.get("/readyz").status_code == 503, what="not ready")
         until(lambda: "The check of <strong>broker</strong> fails" in client.get("/").text)
         assert client.get("/healthz").status_code == 200
+        for path in ("/api/tasks/any", "/tasks/any"):
+            silent = client.get(path, timeout=30)
+            assert silent.status_code == 503
+            assert silent.headers["content-type"] == "application/problem+json"
         until(lambda: client.get("/api/snapshot").json()["events"][-1]["until"] is None)
         broker.start()
         until(lambda: client.get("/readyz").status_code == 200, what="ready again")
@@ -169,3 +177,22 @@ def test_the_live_tasks_stay_bounded(broker_url: str) -> None:
         )
     runs = live.recent(100)
     assert [run.id for run in runs] == [f"id-{number}" for number in range(49, 39, -1)]
+
+
+def test_the_database_is_checked_without_being_touched(tmp_path: Path) -> None:
+    settings = Settings(run_dir=tmp_path)
+    assert "made at first use" in check_database(settings)
+    assert not list(tmp_path.iterdir())
+    Database(settings).migrate()
+    assert check_database(settings) == str(tmp_path / "cloche.db")
+    (tmp_path / "cloche.db").write_bytes(b"no database at all, but text of some length" * 50)
+    with pytest.raises(sqlite3.DatabaseError):
+        check_database(settings)
+
+
+def test_an_unreachable_postgresql_is_told(tmp_path: Path) -> None:
+    url = SecretStr(f"postgresql://someone:hidden@127.0.0.1:{free_port()}/x")
+    settings = Settings(run_dir=tmp_path, database=DatabaseSettings(url=url))
+    with pytest.raises(Exception, match=r"(?i)connection .*failed|refused") as told:
+        check_database(settings)
+    assert "hidden" not in str(told.value)
