@@ -19,9 +19,10 @@ from rich.console import Console
 from bench import environments, report
 from bench.benchmarks import BENCHMARKS, Benchmark
 from bench.contestant import ENVIRONMENTS, ROOT, SETTINGS, Contestant, all_contestants
+from bench.errors import BenchError
 from bench.guard import guarding
 from bench.run import Options, Run, machine, run_all
-from bench.server import BenchError, serving
+from bench.server import serving
 
 RESULTS = ROOT / "bench" / "results"
 _EXAMPLES = """\b
@@ -31,7 +32,8 @@ Examples:
   python -m bench drain publish --only celery --only huey --rounds 5
   python -m bench drain --setting production --jobs 2000 --json out.json
 """
-console = Console(highlight=False)
+_WIDTH = 120  # columns when the output is no terminal
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 
 
 @click.command(epilog=_EXAMPLES)
@@ -80,7 +82,7 @@ def main(
     except KeyboardInterrupt:
         console.print("stopped: servers and workers are gone, nothing was kept")
         sys.exit(130)
-    except (BenchError, subprocess.CalledProcessError) as error:
+    except (BenchError, subprocess.CalledProcessError, OSError) as error:
         raise click.ClickException(str(error)) from error
     summaries = [one for benchmark in benchmarks for one in report.summarise(benchmark, runs)]
     _show(benchmarks, summaries)
@@ -183,13 +185,14 @@ def _show_run(run: Run, number: int, total: int) -> None:
 def _show(benchmarks: Sequence[Benchmark], summaries: Sequence[report.Summary]) -> None:
     for benchmark in benchmarks:
         ours = [one for one in summaries if one.benchmark == benchmark.name]
-        if ours:
+        for setting in dict.fromkeys(one.setting for one in ours):
             console.print()
-            console.print(report.table(benchmark, ours))
-            for one in ours:
-                if outcome := report.outcome(one):
-                    console.print(f"{one.contestant} ({one.setting}) {outcome}")
-    console.print("\nMedians. Absolute figures differ from hour to hour: quote ratios.")
+            console.print(report.table(benchmark, setting, ours))
+        for one in ours:
+            if outcome := report.outcome(one):
+                console.print(f"{one.contestant} ({one.setting}) {outcome}")
+    console.print("\nMedians. CPU, server CPU and broker commands are per job.")
+    console.print("Absolute figures differ from hour to hour: quote ratios.")
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import time
+from contextlib import AsyncExitStack
 from types import ModuleType
 from typing import Any
 
@@ -63,15 +64,17 @@ async def _drive(job: str, app: ModuleType, slots: range, seconds: float, warm: 
     if job == "many" and not hasattr(app, "publish_many"):
         print("{}")
         return
-    if hasattr(app, "connect"):
-        await app.connect()
-    if warm:
-        for _ in range(_WARM_UP):
+    async with AsyncExitStack() as stack:
+        if hasattr(app, "session"):
+            await stack.enter_async_context(app.session())
+        if hasattr(app, "connect"):
+            await app.connect()
+        for _ in range(_WARM_UP if warm else 0):
             await _call(app.publish, -1)
-    started, cpu = time.perf_counter(), time.process_time()
-    await _JOBS[job](app, slots, seconds)
-    figures = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
-    print(json.dumps(figures), flush=True)
+        started, cpu = time.perf_counter(), time.process_time()
+        await _JOBS[job](app, slots, seconds)
+        figures = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+    print(json.dumps(figures))
 
 
 def main() -> None:

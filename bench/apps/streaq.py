@@ -29,6 +29,11 @@ async def sleep(slot: int, seconds: float) -> None:
     marks.finish(slot)
 
 
+def session() -> Worker:
+    """Publishing needs the worker's context."""
+    return worker
+
+
 async def publish(slot: int) -> None:
     await noop.enqueue(slot)
 

@@ -10,14 +10,12 @@ from bench.contestant import SETTINGS, Setting
 from bench.figures import Figures
 from bench.stage import Case, Stage
 
-JOB_COLUMNS = {
+_JOB_COLUMNS = {
     "rate": "jobs/s",
-    "cpu_us": "CPU µs/job",
-    "server_cpu_us": "server µs/job",
-    "commands": "commands/job",
-    "reads": "reads/job",
-    "rss_mib": "peak RSS MiB",
-    "repeats": "repeats",
+    "cpu_us": "CPU µs",
+    "server_cpu_us": "server µs",
+    "commands": "commands",
+    "rss_mib": "RSS MiB",
 }
 _DELAY_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "worst_ms": "worst ms"}
 
@@ -48,7 +46,7 @@ BENCHMARKS = (
         "no-op jobs queued beforehand, until the last has run",
         drain.measure,
         lambda case: case.jobs,
-        JOB_COLUMNS,
+        _JOB_COLUMNS,
         "celery prefork -c 2",
         20_000,
         settings=SETTINGS,
@@ -58,7 +56,7 @@ BENCHMARKS = (
         "jobs that wait 0.1 s without computing, queued beforehand",
         sleepers.measure,
         lambda case: case.jobs,
-        JOB_COLUMNS,
+        _JOB_COLUMNS,
         "celery prefork -c 10, asyncio.run",
         10_000,
         settings=("ignored", "production"),
@@ -71,8 +69,8 @@ BENCHMARKS = (
         {
             "rate": "jobs/s",
             "bulk_rate": "in batches/s",
-            "cpu_us": "CPU µs/job",
-            "commands": "commands/job",
+            "cpu_us": "CPU µs",
+            "commands": "commands",
         },
         "celery prefork -c 2",
         10_000,
@@ -82,7 +80,7 @@ BENCHMARKS = (
         "latency",
         "from publish to the job's first line, on an idle worker",
         latency.measure,
-        lambda case: case.jobs,
+        lambda case: latency.slots(case.jobs),
         _DELAY_COLUMNS,
         "celery prefork -c 2",
         500,
@@ -92,7 +90,7 @@ BENCHMARKS = (
         "latency-busy",
         "the same while 1,000 other jobs of this worker sleep",
         latency.measure_busy,
-        lambda case: case.jobs + latency.SLEEPERS,
+        lambda case: latency.SLEEPERS + latency.slots(case.jobs),
         _DELAY_COLUMNS,
         "",
         500,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import time
 
+from bench.errors import BenchError
 from bench.figures import Figures
 from bench.processes import spawn
-from bench.server import BenchError, free_port
+from bench.server import free_port
 from bench.stage import Stage
 
 _POLL = 0.02  # seconds

@@ -20,6 +20,6 @@ def _arq(max_jobs: int, benchmarks: tuple[str, ...], share: float = 1.0) -> Cont
 
 
 CONTESTANTS = (
-    _arq(10, ("drain", "publish", "latency", "idle", "start"), share=0.1),
+    _arq(10, ("drain", "publish", "latency", "idle", "start"), share=0.2),
     _arq(1000, ("sleepers", "latency-busy")),
 )

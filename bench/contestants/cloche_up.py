@@ -13,7 +13,8 @@ def _missing() -> str | None:
         return "cloche is not installed beside this Python"
     asked = subprocess.run([cloche, "up", "--help"], capture_output=True, text=True, check=False)
     if asked.returncode:
-        return f"this checkout's cloche has no working `up`: {asked.stderr.strip()[-200:]}"
+        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
+        return f"`cloche up --help` exits {asked.returncode}: {last}"
     return None
 
 

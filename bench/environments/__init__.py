@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.contestant import ENVIRONMENTS
+from bench.errors import BenchError
 
 _LISTS = Path(__file__).parent
 
@@ -60,4 +61,7 @@ def _make(name: str) -> None:
 def _pip(name: str, *arguments: str) -> str:
     python = str(ENVIRONMENTS / name / "bin" / "python")
     command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"pip {arguments[0]} failed in .bench-venv/{name}:\n{done.stderr}")
+    return done.stdout
