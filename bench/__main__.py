@@ -15,6 +15,7 @@ from typing import Any
 import click
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
 from bench import environments, report
 from bench.benchmarks import BENCHMARKS, Benchmark
@@ -173,9 +174,9 @@ def _show_run(run: Run, number: int, total: int) -> None:
         for name, heading in benchmark.columns.items()
         if name in run.figures
     ]
-    what = ", ".join(shown[:3]) or f"[dim]skipped: {run.skipped}[/]"
+    what = ", ".join(shown[:3]) or f"[dim]skipped: {escape(run.skipped)}[/]"
     if run.failure:
-        what = f"[red]failed:[/] {run.failure}"
+        what = f"[red]failed:[/] {escape(run.failure)}"
     console.print(
         f"{number}/{total} {run.benchmark} · {run.setting} · [bold]{run.contestant}[/]"
         f" · round {run.round}: {what}"
@@ -190,7 +191,7 @@ def _show(benchmarks: Sequence[Benchmark], summaries: Sequence[report.Summary]) 
             console.print(report.table(benchmark, setting, ours))
         for one in ours:
             if outcome := report.outcome(one):
-                console.print(f"{one.contestant} ({one.setting}) {outcome}")
+                console.print(f"{one.contestant} ({one.setting}) {escape(outcome)}")
     console.print("\nMedians. CPU, server CPU and broker commands are per job.")
     console.print("Absolute figures differ from hour to hour: quote ratios.")
 

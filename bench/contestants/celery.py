@@ -20,7 +20,7 @@ def _celery(
 ) -> Contestant:
     """Its default log level writes no line per task."""
     return Contestant(
-        name=f"celery {name}",
+        name=name,
         worker=("celery", "-A", app, "worker", "-P", pool, "-c", "{concurrency}"),
         app=app,
         benchmarks=benchmarks,
@@ -33,17 +33,17 @@ def _celery(
 
 
 CONTESTANTS = (
-    _celery("prefork -c 2", "prefork", 2, ("drain", "publish", "latency", "start")),
-    _celery("prefork -c 10", "prefork", 10, ("drain",)),
-    _celery("threads -c 10", "threads", 10, ("drain", "latency")),
-    _celery("solo", "solo", 1, ("drain", "idle", "start")),
-    _celery("gevent -c 100", "gevent", 100, ("drain",), sleeper="blocking"),
-    _celery("prefork -c 1", "prefork", 1, ("idle",)),
-    _celery("prefork -c 10, asyncio.run", "prefork", 10, ("sleepers",), share=0.1),
-    _celery("threads -c 100, asyncio.run", "threads", 100, ("sleepers",), share=0.4),
-    _celery("gevent -c 500", "gevent", 500, ("sleepers",), sleeper="blocking"),
+    _celery("celery prefork -c 2", "prefork", 2, ("drain", "publish", "latency", "start")),
+    _celery("celery prefork -c 10", "prefork", 10, ("drain",)),
+    _celery("celery threads -c 10", "threads", 10, ("drain", "latency")),
+    _celery("celery solo", "solo", 1, ("drain", "idle", "start")),
+    _celery("celery gevent -c 100", "gevent", 100, ("drain",), sleeper="blocking"),
+    _celery("celery prefork -c 1", "prefork", 1, ("idle",)),
+    _celery("celery prefork -c 10, asyncio.run", "prefork", 10, ("sleepers",), share=0.1),
+    _celery("celery threads -c 100, asyncio.run", "threads", 100, ("sleepers",), share=0.4),
+    _celery("celery gevent -c 500", "gevent", 500, ("sleepers",), sleeper="blocking"),
     _celery(
-        "aio-pool",
+        "celery-aio-pool",
         "custom",
         1000,
         ("sleepers",),
