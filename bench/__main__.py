@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,7 +72,8 @@ def main(
         _list(benchmarks, contestants)
         return
     options = Options(rounds or (1 if quick else 3), jobs, quick, server, deadline, settings)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
         _warn_of_load()
@@ -142,8 +142,7 @@ def _about(
 ) -> dict[str, Any]:
     with (
         guarding() as guard,
-        tempfile.TemporaryDirectory() as folder,
-        serving(options.server, Path(folder), guard) as server,
+        serving(options.server, guard.scratch, guard) as server,
     ):
         version = server.version()
     return {

@@ -78,9 +78,9 @@ def run_all(
         for entry in plan(benchmark, contestants, options)
     ]
     runs: list[Run] = []
-    with guarding() as guard, tempfile.TemporaryDirectory(prefix="cloche-bench-") as scratch:
+    with guarding() as guard:
         for number, (benchmark, contestant, setting, round_) in enumerate(planned, 1):
-            home = Path(scratch) / f"home-{contestants.index(contestant)}"
+            home = guard.scratch / f"home-{contestants.index(contestant)}"
             home.mkdir(exist_ok=True)
             case = Case(
                 contestant=contestant,
@@ -114,7 +114,7 @@ def run_one(benchmark: Benchmark, case: Case, guard: Guard) -> Run:
     if not skipped:
         try:
             with (
-                tempfile.TemporaryDirectory(prefix="cloche-bench-") as folder,
+                tempfile.TemporaryDirectory(dir=guard.scratch) as folder,
                 staging(case, benchmark.slots(case), Path(folder), guard) as stage,
             ):
                 figures = benchmark.measure(stage)

@@ -68,22 +68,23 @@ def test_a_contestant_that_is_missing_is_skipped_with_the_reason() -> None:
     assert (run.skipped, run.failure, run.figures) == ("not built yet", "", {})
 
 
-def test_nothing_is_left_of_a_harness_that_was_killed(tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_harness_that_was_killed() -> None:
     script = (
-        "import sys, time; from pathlib import Path\n"
+        "import time\n"
         "from bench.guard import guarding; from bench.processes import spawn\n"
-        "with guarding() as guard, spawn(['sh', '-c', 'sleep 60 & sleep 60'], guard,"
-        " Path(sys.argv[1])) as process:\n"
-        "    print(process.session, flush=True); time.sleep(60)\n"
+        "command = ['sh', '-c', 'sleep 60 & sleep 60']\n"
+        "with guarding() as guard, spawn(command, guard, guard.scratch / 'log') as process:\n"
+        "    print(process.session, guard.scratch, flush=True); time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as harness:
         assert harness.stdout is not None
-        session = int(harness.stdout.readline())
+        shown = harness.stdout.readline().split()
+        session, scratch = int(shown[0]), Path(shown[1])
         try:
             _until(lambda: len(members(session)) == 3)
             os.kill(harness.pid, signal.SIGKILL)
-            _until(lambda: not members(session))
+            _until(lambda: not members(session) and not scratch.exists())
         finally:
             for process in members(session):
                 with contextlib.suppress(ProcessLookupError):
