@@ -18,7 +18,7 @@ from typing import Any
 
 from bench import marks
 
-_WARM_UP = 50  # jobs before the clock starts; they leave no mark
+WARM_UP = 50  # jobs before the clock starts; they leave no mark
 
 
 async def _call(function: Any, *arguments: Any) -> None:
@@ -69,7 +69,7 @@ async def _drive(job: str, app: ModuleType, slots: range, seconds: float, warm: 
             await stack.enter_async_context(app.session())
         if hasattr(app, "connect"):
             await app.connect()
-        for _ in range(_WARM_UP if warm else 0):
+        for _ in range(WARM_UP if warm else 0):
             await _call(app.publish, -1)
         started, cpu = time.perf_counter(), time.process_time()
         await _JOBS[job](app, slots, seconds)

@@ -72,7 +72,7 @@ BENCHMARKS = (
             "cpu_us": "CPU µs",
             "commands": "commands",
         },
-        "celery prefork -c 2",
+        "celery",
         10_000,
         settings=("ignored", "stored"),
     ),

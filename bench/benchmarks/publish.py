@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.drive import WARM_UP
 from bench.figures import Figures
 from bench.stage import Stage
 
@@ -12,11 +13,12 @@ def measure(stage: Stage) -> Figures:
     before = stage.server.figures()
     single = stage.publish("one", jobs, "bench", "--warm")
     after = stage.server.figures()
+    published = len(jobs) + WARM_UP
     batch = stage.publish("many", jobs, "bench", "--warm")
     figures = {
         "rate": len(jobs) / single["seconds"],
         "cpu_us": single["cpu"] / len(jobs) * 1e6,
-        "commands": (after["commands"] - before["commands"]) / len(jobs),
+        "commands": (after["commands"] - before["commands"]) / published,
     }
     if batch:
         figures["bulk_rate"] = len(jobs) / batch["seconds"]

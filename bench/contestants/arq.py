@@ -20,6 +20,7 @@ def _arq(max_jobs: int, benchmarks: tuple[str, ...], share: float = 1.0) -> Cont
 
 
 CONTESTANTS = (
-    _arq(10, ("drain", "publish", "latency", "idle", "start"), share=0.2),
+    Contestant("arq", (), _APP, ("publish",), environment="arq"),
+    _arq(10, ("drain", "latency", "idle", "start"), share=0.2),
     _arq(1000, ("sleepers", "latency-busy")),
 )

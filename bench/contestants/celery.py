@@ -33,7 +33,8 @@ def _celery(
 
 
 CONTESTANTS = (
-    _celery("celery prefork -c 2", "prefork", 2, ("drain", "publish", "latency", "start")),
+    Contestant("celery", (), _APP, ("publish",), settings=SETTINGS),
+    _celery("celery prefork -c 2", "prefork", 2, ("drain", "latency", "start")),
     _celery("celery prefork -c 10", "prefork", 10, ("drain",)),
     _celery("celery threads -c 10", "threads", 10, ("drain", "latency")),
     _celery("celery solo", "solo", 1, ("drain", "idle", "start")),

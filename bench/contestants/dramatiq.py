@@ -18,6 +18,7 @@ def _dramatiq(name: str, threads: int, benchmarks: tuple[str, ...]) -> Contestan
 
 
 CONTESTANTS = (
-    _dramatiq("2 × 5", 5, ("drain", "publish", "latency", "idle", "start")),
+    Contestant("dramatiq", (), _APP, ("publish",)),
+    _dramatiq("2 × 5", 5, ("drain", "latency", "idle", "start")),
     _dramatiq("AsyncIO 2 × 100", 100, ("sleepers",)),
 )

@@ -18,7 +18,8 @@ def _huey(name: str, kind: str, count: int, benchmarks: tuple[str, ...]) -> Cont
 
 
 CONTESTANTS = (
-    _huey("2 processes", "process", 2, ("drain", "publish", "latency", "start")),
+    Contestant("huey", (), _APP, ("publish",)),
+    _huey("2 processes", "process", 2, ("drain", "latency", "start")),
     _huey("1 thread", "thread", 1, ("idle",)),
     _huey("100 threads", "thread", 100, ("sleepers",)),
 )

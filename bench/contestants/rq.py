@@ -22,7 +22,8 @@ def _rq(
 
 
 CONTESTANTS = (
-    _rq("pool of 2 simple", "rq.worker.SimpleWorker", 2, ("drain", "publish", "latency"), 0.5),
+    Contestant("rq", (), _APP, ("publish",)),
+    _rq("pool of 2 simple", "rq.worker.SimpleWorker", 2, ("drain", "latency"), 0.5),
     _rq("pool of 10 forking", "rq.worker.Worker", 10, ("drain",), 0.05),
     _rq("pool of 1 simple", "rq.worker.SimpleWorker", 1, ("idle", "start"), 1),
 )

@@ -19,7 +19,8 @@ def _saq(processes: int, concurrency: int, benchmarks: tuple[str, ...]) -> Conte
 
 
 CONTESTANTS = (
-    _saq(2, 10, ("drain", "publish", "latency", "start")),
+    Contestant("saq", (), _APP, ("publish",), environment="saq"),
+    _saq(2, 10, ("drain", "latency", "start")),
     _saq(1, 10, ("idle",)),
     _saq(1, 1000, ("sleepers", "latency-busy")),
 )

@@ -20,7 +20,8 @@ def _taskiq(kind: str, processes: int, limit: int, benchmarks: tuple[str, ...]) 
 
 
 CONTESTANTS = (
-    _taskiq("list", 2, 100, ("drain", "publish", "latency", "start")),
+    Contestant("taskiq list", (), _APP, ("publish",), variables={"BENCH_TASKIQ": "list"}),
+    _taskiq("list", 2, 100, ("drain", "latency", "start")),
     _taskiq("stream", 2, 100, ("drain",)),
     _taskiq("list", 1, 100, ("idle",)),
     _taskiq("stream", 1, 1000, ("sleepers", "latency-busy")),
