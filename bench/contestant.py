@@ -31,7 +31,8 @@ class Contestant:
     ``worker`` is the command line after the environment's ``bin/``; ``{concurrency}``, ``{url}``
     and ``{queue}`` in it are replaced, and an app reads the same from bench/apps/case.py (with
     ``ready``: ``{port}``, ``{other_port}`` and ``{home}``, a folder kept from round to round).
-    It is empty for one that only publishes. ``app`` is the module the driver imports to publish (bench/apps says what it must offer).
+    It is empty for one that only publishes. ``app`` is the module the driver imports to publish
+    (bench/apps says what it must offer).
     """
 
     name: str

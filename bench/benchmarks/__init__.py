@@ -15,6 +15,7 @@ _JOB_COLUMNS = {
     "cpu_us": "CPU µs",
     "server_cpu_us": "server µs",
     "commands": "commands",
+    "reads": "reads",
     "rss_mib": "RSS MiB",
 }
 _DELAY_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "worst_ms": "worst ms"}
@@ -71,6 +72,7 @@ BENCHMARKS = (
             "bulk_rate": "in batches/s",
             "cpu_us": "CPU µs",
             "commands": "commands",
+    "reads": "reads",
         },
         "celery",
         10_000,
