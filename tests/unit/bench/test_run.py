@@ -63,6 +63,23 @@ def test_a_worker_that_ends_is_reported_with_its_last_lines() -> None:
     assert outcome(summary) == "failed: the worker ended; 0 of 200 jobs ran"
 
 
+def test_a_command_has_started_when_its_page_answers() -> None:
+    start = next(one for one in BENCHMARKS if one.name == "start")
+    server = ("python", "-m", "http.server", "--bind", "127.0.0.1", "{port}")
+    contestant = replace(_solo(), name="a server", worker=server, ready="/")
+    with guarding() as guard:
+        home = guard.scratch / "home"
+        home.mkdir()
+        runs = [
+            run_one(start, Case(contestant, "ignored", 1, number, home=home), guard)
+            for number in (1, 2)
+        ]
+    figures = summarise(start, runs)[0].figures
+    assert [run.failure for run in runs] == ["", ""]
+    assert figures.keys() == {"cold_s", "warm_s"}
+    assert min(figures.values()) > 0
+
+
 def test_a_contestant_that_is_missing_is_skipped_with_the_reason() -> None:
     run = _run(replace(_solo(), missing=lambda: "not built yet"))
     assert (run.skipped, run.failure, run.figures) == ("not built yet", "", {})
