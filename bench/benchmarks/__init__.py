@@ -72,7 +72,7 @@ BENCHMARKS = (
             "bulk_rate": "in batches/s",
             "cpu_us": "CPU µs",
             "commands": "commands",
-    "reads": "reads",
+            "reads": "reads",
         },
         "celery",
         10_000,
