@@ -62,7 +62,7 @@ def _panel(panel: Any, benchmark: dict[str, Any], bars: list[dict[str, Any]]) ->
     panel.bar_label(drawn, labels=labels, padding=3, fontsize=8)
     panel.invert_yaxis()
     panel.set_xlabel(benchmark["heading"])
-    panel.margins(x=0.22)
+    panel.margins(x=0.3)
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(axis="y", labelsize=8)
 
@@ -81,7 +81,8 @@ def _caption(report: dict[str, Any]) -> str:
     machine = report["machine"]
     return (
         f"{report['at'][:10]} · {machine['cores']} cores · Python {machine['python']} · "
-        f"{report['server']} · medians of {report['rounds']} rounds; compare within this plot only"
+        f"{report['server']} · medians of {report['rounds']} rounds; compare within it only\n"
+        "grey: stock Celery · blue: peers · green: Cloche"
     )
 
 
