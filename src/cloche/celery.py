@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from cloche.app import create_app
-from cloche.settings import load
 
-app = create_app("cloche", load().settings)
+app = create_app("cloche")

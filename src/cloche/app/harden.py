@@ -9,12 +9,14 @@ from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
+from pydantic import SecretStr
 
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
 from cloche.app.routing import all_routes, celery_routes, declared_names
+from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
-from cloche.settings import mask_url
+from cloche.settings import load, mask_url
 from cloche.settings.celery_keys import CeleryDefault, celery_defaults
 from cloche.settings.model import Settings
 
@@ -48,10 +50,11 @@ class Hardened:
 def create_app(name: str = "cloche", settings: Settings | None = None, **options: Any) -> Celery:
     """A Celery application with production defaults and the task families of Cloche.
 
-    ``options`` go to :class:`celery.Celery`. Raises SettingsError where the environment
-    contradicts the settings.
+    ``settings`` None: those of the working directory, and the embedded broker that
+    ``cloche up`` runs there if no other is configured. ``options`` go to
+    :class:`celery.Celery`. Raises SettingsError where the environment contradicts the settings.
     """
-    settings = settings or Settings()
+    settings = settings or found_settings()
     app = Celery(name, **options)
     app.cloche_queue = DEFAULT_QUEUE
     harden(app, settings)
@@ -64,7 +67,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     Call it after the application is configured and before it runs. Calling it again
     with other settings replaces what the first call set.
     """
-    settings = settings or Settings()
+    settings = settings or found_settings()
     before = restore(app)
     applied, left = [], []
     for default in (*celery_defaults(settings), *_own_queue(app, settings)):
@@ -85,6 +88,18 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     app.cloche_settings, app.cloche_hardened = settings, done
     connect_lifecycle(app)
     return done
+
+
+def found_settings() -> Settings:
+    """The settings of the working directory; the broker of a ``cloche up`` there, if any."""
+    settings = load().settings
+    if settings.broker.url is not None:
+        return settings
+    running = EmbeddedBroker(settings.run_dir / "broker").running_url()
+    if running is None:
+        return settings
+    broker = settings.broker.model_copy(update={"url": SecretStr(running)})
+    return settings.model_copy(update={"broker": broker})
 
 
 def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
