@@ -117,18 +117,24 @@ class Stack:
         assert self.process is not None
         return self.process.wait(deadline)
 
-    def processes(self) -> list[psutil.Process]:
-        """Every process that works in this stack's directory, whoever started it."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(
-                    self.directory
-                ):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+    def processes(self, name: str | None = None) -> list[psutil.Process]:
+        """Every process that works in this stack's directory, whoever started it.
+
+        With ``name``, only the main process of that name of this launcher.
+        """
+        return [process for process in psutil.process_iter() if self._is_ours(process, name)]
+
+    def _is_ours(self, process: psutil.Process, name: str | None) -> bool:
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if name is None:
+                return Path(process.cwd()).is_relative_to(self.directory)
+            launcher = self.process.pid if self.process else None
+            mine = bool(process.ppid() == launcher)
+            return mine and bool(process.environ().get("CLOCHE_PROCESS") == name)
+        except (psutil.Error, OSError):
+            return False
 
     def wait_gone(self, deadline: float = 30.0) -> None:
         """Fails with what is still there."""

@@ -97,12 +97,7 @@ def test_a_killed_process_is_started_again(stack: Stack, name: str) -> None:
     stack.launch().wait_ready()
 
     def main_process() -> psutil.Process | None:
-        for process in stack.processes():
-            if process.environ().get("CLOCHE_PROCESS") == name and process.ppid() == (
-                stack.process.pid if stack.process else 0
-            ):
-                return process
-        return None
+        return next(iter(stack.processes(name)), None)
 
     first = wait_for(f"the {name}", main_process)
     assert first is not None
@@ -215,7 +210,7 @@ def test_a_taken_port_is_named_with_its_owner_and_the_next_free_one(tmp_path: Pa
 
 
 def test_malformed_settings_are_all_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "cloche.toml").write_text('[broker]\nulr = "x"\n[service]\nport = "many"\n')
+    (tmp_path / "cloche.toml").write_text('[broker]\nulr = "x"\n[beat]\nenabled = "many"\n')
     done = refused(tmp_path)
     assert done.returncode == 2
     assert "cloche.toml:2" in done.stderr

@@ -10,6 +10,7 @@ from celery import Celery, signals
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
 from cloche.settings import mask_url
@@ -31,6 +32,7 @@ def connect_lifecycle(app: Celery) -> None:
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
         notify("STOPPING=1")
 
+    signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
     signals.worker_ready.connect(ready, weak=False, dispatch_uid=f"{uid}-ready")
     signals.worker_shutting_down.connect(shutting_down, weak=False, dispatch_uid="cloche-stopping")
     signals.worker_process_init.connect(fresh_loop, weak=False, dispatch_uid="cloche-loop")
@@ -93,6 +95,11 @@ def result_backend_problem(app: Celery) -> str | None:
     except NotImplementedError:
         return None
     return None
+
+
+def quiet_outages(**_: Any) -> None:
+    """A worker that waits for its broker says so, and not at every try."""
+    limit_repeats()
 
 
 def fresh_loop(**_: Any) -> None:

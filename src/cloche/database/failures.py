@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError as SqlError
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from cloche.errors import DatabaseError
@@ -71,6 +72,10 @@ def explained(url: URL) -> Iterator[None]:
     except IntegrityError:
         raise
     except (OperationalError, InterfaceError) as error:
+        raise _explanation(url, str(error.orig)) from error
+    except SqlError as error:
+        if type(error) is not SqlError:  # its other children are mistakes in our statements
+            raise
         raise _explanation(url, str(error.orig)) from error
 
 

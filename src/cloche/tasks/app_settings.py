@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from celery import Celery
 
-from cloche.settings import Settings
+from cloche.settings import Settings, load
 
 
 def settings_of(app: Celery) -> Settings:
-    """What `create_app` or `harden` left on the application; the defaults on a bare one."""
+    """What `create_app` or `harden` left on the application.
+
+    On a bare application they are loaded, once, as they would be for the command line.
+    """
     found = getattr(app, "cloche_settings", None)
-    return found if isinstance(found, Settings) else Settings()
+    if not isinstance(found, Settings):
+        found = app.cloche_settings = load().settings
+    return found

@@ -81,8 +81,8 @@ class EgressGuard:
                 why="It would be kept in the database, in logs and in the broker.",
                 fix="Use a URL without credentials, for example a signed one.",
             )
-        if not parsed.host:
-            raise EgressRefusedError(f"The URL {url[:200]!r} names no host.")
+        if not parsed.host or not 0 < (parsed.port or 80) < 65536 or "%20" in parsed.host:
+            raise EgressRefusedError(f"The URL {url[:200]!r} names no host and port.")
         literal = _literal(parsed.host)
         if literal is not None:
             self.check_address(parsed.host, literal)

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 
 from cloche.settings import Settings
-from cloche.tasks.download.task import FETCH, fetch
+from cloche.tasks.download.task import FETCH
 
 
 def make(setup: dict[str, Any]) -> Celery:
@@ -23,9 +23,7 @@ def make(setup: dict[str, Any]) -> Celery:
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=setup.get("remote_control", True),
         task_annotations={FETCH: {"default_retry_delay": 1, "max_retries": 2} | setup["task"]},
-        broker_transport="redis",
     )
-    app.tasks.register(fetch)
     return app
 
 

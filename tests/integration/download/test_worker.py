@@ -263,6 +263,18 @@ def test_a_download_that_cannot_be_queued_says_so(stacks: Stacks, server: FileSe
     down.app.close()
 
 
+def test_a_task_waits_for_a_database_that_is_away(stacks: Stacks, server: FileServer) -> None:
+    stack, file = stacks(), File()
+    queued = stack.downloads.request(server.add("/x", file))
+    database = stack.settings.run_dir / "cloche.db"
+    away = database.rename(database.with_suffix(".away"))
+    with stack.worker():
+        task = AsyncResult(queued.task_id, app=stack.app)
+        wait_for(lambda: task.state == "RETRY", "RETRY")
+        away.replace(database)
+        assert stack.over(queued.id).sha256 == file.sha256
+
+
 def test_a_large_file_arrives_in_little_memory(stacks: Stacks, server: FileServer) -> None:
     """Two dropped connections; progress only grows; the pool process does not."""
     body = random.Random(1).randbytes(MEASURED)

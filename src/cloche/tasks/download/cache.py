@@ -68,6 +68,11 @@ class Cache:
                 return slot
         return None
 
+    def discard_partial(self, url: str) -> None:
+        """Remove what came so far from ``url``, unless somebody downloads it now."""
+        for path in (self.root / "partial").glob(f"{key(url)}*"):
+            self._remove_partial(path, key(url))
+
     def sweep(self, active: Iterable[str], age: float = PARTIAL_AGE) -> int:
         """Remove what crashes left: how many bytes that freed.
 

@@ -157,13 +157,24 @@ class Catalogue:
     def cancel(self, id: str) -> Download | None:
         """Cancel what waits, ask what runs to stop; leave what is over. None: no such row."""
         waiting = downloads.c.state.in_([DownloadState.QUEUED, DownloadState.RETRYING])
-        now_over = _over(DownloadState.CANCELLED)
+        now_over = _over(DownloadState.CANCELLED) | {"received": 0}
         running = downloads.c.state == DownloadState.RUNNING
         return (
             self._change(id, or_(waiting, _stalled()), now_over)
             or self._change(id, running, {"cancel_requested": True}, beat=False)
             or self.get(id)
         )
+
+    def fail_lost(self, age: float) -> int:
+        """Fail running rows without a sign of life for ``age`` seconds; how many there were."""
+        values = _over(DownloadState.FAILED) | {
+            "error": "Its worker ended, and no other took it over.\n  fix: Retry to continue."
+        }
+        lost = and_(
+            downloads.c.state == DownloadState.RUNNING, downloads.c.updated < time.time() - age
+        )
+        with self._database.write() as connection:
+            return connection.execute(update(downloads).where(lost).values(values)).rowcount
 
     def remove(self, id: str) -> Download | None:
         """Delete the row of a download that is over; what it was, or None if it is active."""
@@ -224,7 +235,7 @@ class Catalogue:
 
     def cancelled(self, id: str) -> Download | None:
         """The task stopped because it was asked to."""
-        values = _over(DownloadState.CANCELLED)
+        values = _over(DownloadState.CANCELLED) | {"received": 0}
         return self._change(id, downloads.c.state.in_(ACTIVE), values)
 
     def _change(

@@ -43,6 +43,9 @@ class Downloads:
         database = database or Database(settings)
         database.migrate()
         self._catalogue = Catalogue(database)
+        # Until then the broker may still give the task of a dead worker to another one.
+        hard = settings.families["download"].time_limit or 0
+        self._lost_after = max(hard, settings.broker.visibility_timeout) + 60
 
     def request(
         self,
@@ -75,13 +78,18 @@ class Downloads:
 
     def get(self, id: str) -> Download | None:
         """The download of that id."""
-        return self._catalogue.get(id)
+        download = self._catalogue.get(id)
+        if download is not None and self._is_lost(download):
+            self._catalogue.fail_lost(self._lost_after)
+            return self._catalogue.get(id)
+        return download
 
     def cancel(self, id: str) -> Download:
         """Cancel it: at once if it waits, within a second if it runs; not if it is over."""
         download = _known(self._catalogue.cancel(id), id)
         if download.state is DownloadState.CANCELLED:
             self._revoke(download)
+            self._cache.discard_partial(download.url)
         return download
 
     def retry(self, id: str) -> Download:
@@ -123,14 +131,25 @@ class Downloads:
         )
 
     def sweep(self) -> int:
-        """Remove unfinished files nobody waits for; how many bytes that freed."""
+        """Fail downloads whose worker is lost, remove unfinished files nobody waits for.
+
+        Returns how many bytes that freed.
+        """
+        self._catalogue.fail_lost(self._lost_after)
         return self._cache.sweep(self._catalogue.active_urls())
 
     def list(
         self, limit: int = 50, before: float | None = None, state: DownloadState | None = None
     ) -> builtins.list[Download]:
         """The newest first; ``before`` is the ``created`` of the last one already seen."""
-        return self._catalogue.page(limit, before, state)
+        page = self._catalogue.page(limit, before, state)
+        if any(map(self._is_lost, page)):
+            self._catalogue.fail_lost(self._lost_after)
+            return self._catalogue.page(limit, before, state)
+        return page
+
+    def _is_lost(self, download: Download) -> bool:
+        return download.stalled and download.updated < time.time() - self._lost_after
 
     def _order(
         self,
@@ -183,7 +202,15 @@ class Downloads:
 
     def _send(self, download: Download) -> None:
         try:
-            self._app.tasks[FETCH].apply_async((download.id,), task_id=download.task_id)
+            # A publisher that expects a result makes the Redis result backend subscribe to it:
+            # a channel per download, never left, and 20 s of silence when Redis is down. Only
+            # the message, not this process, asks for a result.
+            self._app.tasks[FETCH].apply_async(
+                (download.id,),
+                task_id=download.task_id,
+                ignore_result=True,
+                headers={"ignore_result": False},
+            )
         except Exception as error:
             reason = f"The task could not be sent: {error}"
             self._catalogue.failed(download.id, reason)

@@ -170,9 +170,15 @@ class Run:
             return
         if not goes_on:
             raise DownloadCancelledError("The download was cancelled.")
-        self._task.update_state(
-            state="PROGRESS", meta={"received": received, "total": total, "rate": round(rate)}
-        )
+        self._announce({"received": received, "total": total, "rate": round(rate)})
+
+    def _announce(self, meta: dict[str, Any]) -> None:
+        try:
+            self._task.update_state(state="PROGRESS", meta=meta)
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as error:  # noqa: BLE001 (each result backend has errors of its own)
+            log.warning("progress of download %s not announced: %r", self._id, error)
 
     def _finish(self, stored: Stored, *, cached: bool, checked: float) -> Download:
         done = self._catalogue.done(self._id, stored, cached=cached, checked=checked)
@@ -193,6 +199,8 @@ class Run:
             raise self._timed_out() from None
         except DownloadBrokenError as error:
             self._retry(error)
+        except DatabaseError:
+            raise  # the row cannot be written now; the task is tried again
         except Exception as error:
             text = str(error) if isinstance(error, ClocheError) else repr(error)
             self._catalogue.failed(self._id, text)

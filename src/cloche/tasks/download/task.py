@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Task, shared_task
 
+from cloche.errors import DatabaseError
 from cloche.settings import Settings
 from cloche.tasks.app_settings import settings_of
 from cloche.tasks.download.run import Run
@@ -26,4 +27,7 @@ def fetch(self: Task, id: str) -> dict[str, Any]:
     Returns id, sha256, size, filename, content_type and cached.
     """
     settings = settings_of(self.app)
-    return Run(self, id, settings, guard_of(settings))()
+    try:
+        return Run(self, id, settings, guard_of(settings))()
+    except DatabaseError as error:
+        raise self.retry(exc=error) from error
