@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Request, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Open
 from tests.browser.pictures import picture
@@ -61,7 +61,7 @@ def test_cancel_and_try_again(service: Running, files: Source, open_page: Open) 
     page.get_by_role("button", name="Download").click()
     card = page.locator(".download", has_text="long-journey.iso")
     expect(card.get_by_role("status")).to_have_text("Downloading")
-    expect(card).to_contain_text("MB/s")
+    expect(card).to_contain_text("B/s")
     card.get_by_role("button", name="Cancel").click()
     expect(card.get_by_role("status")).to_have_text("Cancelled")
     picture(page, "service-cancelled")
@@ -111,16 +111,16 @@ def test_nothing_is_wider_than_the_screen(
     picture(page, f"service-{scheme}{'-phone' if phone else ''}")
 
 
+_WEIGHTS = """() => {
+    const parts = [...performance.getEntriesByType("navigation"),
+                   ...performance.getEntriesByType("resource")]
+        .filter(p => !p.name.includes("/live"));
+    return parts.filter(p => p.encodedBodySize > 0).length >= 5
+        ? parts.map(p => p.encodedBodySize) : null;
+}"""
+
+
 def test_the_whole_page_weighs_little(service: Running, open_page: Open) -> None:
-    page = open_page(f"{service.url}/healthz")
-    sizes: list[int] = []
-
-    def weigh(request: Request) -> None:
-        if "/live" not in request.url:
-            sizes.append(request.sizes()["responseBodySize"])
-
-    page.on("requestfinished", weigh)
-    page.goto(service.url)
-    page.wait_for_load_state("load")
-    assert len(sizes) >= 5
-    assert sum(sizes) <= 150 * 1024
+    page = open_page(service.url)
+    weights: list[int] = page.wait_for_function(_WEIGHTS).json_value()
+    assert 10 * 1024 < sum(weights) <= 150 * 1024
