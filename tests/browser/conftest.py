@@ -3,6 +3,7 @@ error and any request to another host fails the test that caused it."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Protocol, cast
@@ -67,6 +68,10 @@ class Open(Protocol):
     ) -> Page: ...
 
 
+#: What a page shows when something was escaped twice or not filled in.
+_MARKUP = re.compile(r"</?[a-z]+[^>]*>|&[a-z]+;|\{\{")
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
     """Opens a page in a context of its own; ``scheme`` light or dark, ``phone`` narrow."""
@@ -94,6 +99,9 @@ def open_page(browser: Browser) -> Iterator[Open]:
     opener.troubles = troubles
     yield opener
     for context in contexts:
+        for page in context.pages:
+            shown = page.locator("body").inner_text()
+            troubles += [f"markup shown as text: {m}" for m in _MARKUP.findall(shown)]
         context.close()
     assert not troubles, "\n".join(troubles)
 

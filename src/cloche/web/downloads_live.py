@@ -102,6 +102,11 @@ def list_fragment(downloads: tuple[Download, ...]) -> str:
     return render("service/list.html", downloads=downloads)
 
 
+def answer_fragment(downloads: tuple[Download, ...]) -> str:
+    """The whole list after something was done, and an order to clear the last complaint."""
+    return render("service/answer.html", downloads=downloads)
+
+
 @lru_cache(maxsize=256)
 def _card(download: Download) -> str:
     return render("service/download.html", download=download)

@@ -15,7 +15,7 @@ from cloche.errors import ClocheError, DownloadRefusedError
 from cloche.settings import Settings
 from cloche.tasks.download import Download, Downloads
 from cloche.web import sse
-from cloche.web.downloads_live import SHOWN, DownloadStreams, list_fragment
+from cloche.web.downloads_live import SHOWN, DownloadStreams, answer_fragment
 from cloche.web.forms import read_form
 from cloche.web.pages import page, render
 from cloche.web.problems import status_of
@@ -73,8 +73,7 @@ class DownloadsPage:
             return await self._page(request, error)
         if not scripted:
             return RedirectResponse("/", 303)
-        cleared = '<div id="notice" aria-live="assertive" hx-swap-oob="true"></div>'
-        return HTMLResponse(list_fragment(await run_sync(self._newest)) + cleared)
+        return HTMLResponse(answer_fragment(await run_sync(self._newest)))
 
     async def _page(self, request: Request, error: ClocheError | None = None) -> Response:
         shown = self._settings.dashboard
