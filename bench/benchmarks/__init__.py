@@ -74,7 +74,6 @@ BENCHMARKS = (
             "bulk_rate": "in batches/s",
             "cpu_us": "CPU µs",
             "commands": "commands",
-            "reads": "reads",
         },
         "celery",
         10_000,
