@@ -20,6 +20,8 @@ _JOB_COLUMNS = {
 }
 _DELAY_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "worst_ms": "worst ms"}
 
+_START_COLUMNS = {"warm_s": "warm s", "cold_s": "first s"}
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -72,7 +74,6 @@ BENCHMARKS = (
             "bulk_rate": "in batches/s",
             "cpu_us": "CPU µs",
             "commands": "commands",
-            "reads": "reads",
         },
         "celery",
         10_000,
@@ -116,11 +117,21 @@ BENCHMARKS = (
     ),
     Benchmark(
         "start",
-        "from the command to the first job (or to the ready page); first and later rounds",
+        "from the worker's command to its first job; first round and later ones",
         start.measure,
         lambda case: 1,
-        {"warm_s": "warm s", "cold_s": "first s"},
+        _START_COLUMNS,
         "celery prefork -c 2",
+        1,
+        higher_is_better=False,
+    ),
+    Benchmark(
+        "up",
+        "from `cloche up` to its ready page; first round and later ones",
+        start.measure_page,
+        lambda case: 1,
+        _START_COLUMNS,
+        "",
         1,
         higher_is_better=False,
     ),

@@ -15,21 +15,19 @@ _POLL = 0.02  # seconds
 
 
 def measure(stage: Stage) -> Figures:
-    """Seconds from the command to the first line of a job that waited, or to a ready page."""
-    seconds = _until_ready(stage) if stage.case.contestant.ready else _until_job(stage)
-    return {"cold_s" if stage.case.round == 1 else "warm_s": seconds}
-
-
-def _until_job(stage: Stage) -> float:
+    """Seconds from the worker's command to the first line of a job that waited."""
     stage.publish("one", range(1))
     began = time.monotonic()
     with stage.workers() as workers:
         stage.wait(stage.marks.begun, workers)
-    return stage.marks.first_start() - began
+    return _figures(stage, stage.marks.first_start() - began)
 
 
-def _until_ready(stage: Stage) -> float:
-    """Runs in the contestant's home, which is kept: later rounds find what the first made."""
+def measure_page(stage: Stage) -> Figures:
+    """Seconds from the command until its page answers 200.
+
+    Runs in the contestant's home, which is kept: later rounds find what the first one made.
+    """
     contestant, home = stage.case.contestant, stage.case.home
     port = free_port()
     values = {"port": port, "other_port": free_port(), "home": home}
@@ -42,7 +40,11 @@ def _until_ready(stage: Stage) -> float:
             if not process.running() or time.monotonic() - began > stage.case.deadline:
                 raise BenchError(f"never ready\n{process.last_lines()}")
             time.sleep(_POLL)
-        return time.monotonic() - began
+        return _figures(stage, time.monotonic() - began)
+
+
+def _figures(stage: Stage, seconds: float) -> Figures:
+    return {"cold_s" if stage.case.round == 1 else "warm_s": seconds}
 
 
 def _answers(port: int, path: str) -> bool:

@@ -28,7 +28,7 @@ def _set(**settings: str) -> tuple[str, ...]:
 
 CONTESTANTS = (
     Contestant(
-        name="cloche up, to /readyz",
+        name="cloche up",
         worker=(
             "cloche",
             "up",
@@ -36,7 +36,7 @@ CONTESTANTS = (
             *_set(broker__embedded="always", run_dir="{home}/run"),
         ),
         app="",
-        benchmarks=("start",),
+        benchmarks=("up",),
         environment="own",
         ready="/readyz",
         grace=60,

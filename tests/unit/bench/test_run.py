@@ -64,17 +64,17 @@ def test_a_worker_that_ends_is_reported_with_its_last_lines() -> None:
 
 
 def test_a_command_has_started_when_its_page_answers() -> None:
-    start = next(one for one in BENCHMARKS if one.name == "start")
+    up = next(one for one in BENCHMARKS if one.name == "up")
     server = ("python", "-m", "http.server", "--bind", "127.0.0.1", "{port}")
     contestant = replace(_solo(), name="a server", worker=server, ready="/")
     with guarding() as guard:
         home = guard.scratch / "home"
         home.mkdir()
         runs = [
-            run_one(start, Case(contestant, "ignored", 1, number, home=home), guard)
+            run_one(up, Case(contestant, "ignored", 1, number, home=home), guard)
             for number in (1, 2)
         ]
-    figures = summarise(start, runs)[0].figures
+    figures = summarise(up, runs)[0].figures
     assert [run.failure for run in runs] == ["", ""]
     assert figures.keys() == {"cold_s", "warm_s"}
     assert min(figures.values()) > 0
