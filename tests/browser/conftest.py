@@ -36,7 +36,7 @@ _ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> str:
     """Where Chromium is; without one the tests are skipped, loudly."""
     found = next((path for name in _NAMES if (path := shutil.which(name))), None)
@@ -45,13 +45,13 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playwright_driver() -> Iterator[Playwright]:
     with sync_playwright() as driver:
         yield driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright_driver: Playwright, chromium: str) -> Iterator[Browser]:
     launched = playwright_driver.chromium.launch(executable_path=chromium, args=list(_ARGUMENTS))
     yield launched

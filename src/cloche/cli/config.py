@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from cloche.cli.options import given, settings_options
+from cloche.cli.options import given, json_option, settings_options
 from cloche.errors import SettingsError
 from cloche.settings import Resolved, load
-from cloche.settings.reference import markdown, template
+from cloche.settings.reference import defaults_markdown, markdown, template
 from cloche.settings.views import CeleryKey, Explanation, Row, explain, rows
 
 _FILE = "cloche.toml"
@@ -32,6 +32,7 @@ def config() -> None:
 @config.command()
 @click.option("--origin", is_flag=True, help="Show where each value came from.")
 @click.option("--changed", is_flag=True, help="Only what somebody set.")
+@json_option
 @settings_options
 def show(resolved: Resolved, as_json: bool, origin: bool, changed: bool) -> None:
     """Show every setting, passwords hidden.
@@ -53,6 +54,7 @@ def show(resolved: Resolved, as_json: bool, origin: bool, changed: bool) -> None
 
 @config.command("explain")
 @click.argument("key")
+@json_option
 @settings_options
 def explain_key(resolved: Resolved, as_json: bool, key: str) -> None:
     """Explain where the value of KEY came from and what it becomes.
@@ -116,14 +118,16 @@ def init(force: bool) -> None:
 
 
 @config.command()
-def reference() -> None:
+@click.option("--celery", is_flag=True, help="Instead, what they become in Celery.")
+def reference(celery: bool) -> None:
     """Print the reference of all settings as Markdown.
 
     \b
     Examples:
       $ cloche config reference
+      $ cloche config reference --celery
     """
-    click.echo(markdown(), nl=False)
+    click.echo(defaults_markdown() if celery else markdown(), nl=False)
 
 
 def _with_origin(row: Row) -> dict[str, object]:

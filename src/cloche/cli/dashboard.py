@@ -15,18 +15,17 @@ from cloche.web.dashboard import create_dashboard
 from cloche.web.server import serve
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  cloche dashboard                             # http://localhost:8001
-  cloche dashboard -A proj.celery:app --set dashboard.port=9001
-"""
-)
+@click.command()
 @settings_options
-def dashboard(resolved: Resolved, as_json: bool) -> None:
+def dashboard(resolved: Resolved) -> None:
     """Show health, workers, queues and recent tasks on a web page.
 
     Exit codes: 0 stopped in order, 2 settings, 3 broker, 4 port taken, 5 application.
+
+    \b
+    Examples:
+      $ cloche dashboard                             # http://localhost:8001
+      $ cloche dashboard -A proj.celery:app --set dashboard.port=9001
     """
     environment = join(resolved)
     settings = environment.settings

@@ -25,15 +25,16 @@ _OPTIONS = (
     click.option(
         "--run-dir", metavar="PATH", help="Where Cloche keeps its files (default .cloche)."
     ),
-    click.option("--json", "as_json", is_flag=True, help="Write JSON."),
 )
+#: For commands whose output a machine may read.
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
 
 def settings_options(command: _Command) -> _Command:
-    """Add ``--set``, ``-A/--app``, ``--run-dir`` and ``--json``.
+    """Add ``--set``, ``-A/--app`` and ``--run-dir``.
 
-    The command is called with ``resolved`` (cloche.settings.Resolved) and ``as_json`` (bool)
-    instead. Raises SettingsError before the command runs if anything is wrong.
+    The command is called with ``resolved`` (cloche.settings.Resolved) instead. Raises
+    SettingsError before the command runs if anything is wrong.
     """
 
     @wraps(command)
@@ -42,11 +43,10 @@ def settings_options(command: _Command) -> _Command:
         assignments: tuple[str, ...],
         app: str | None,
         run_dir: str | None,
-        as_json: bool,
         **kwargs: Any,
     ) -> Any:
         cli = given({"--app": ("app", app), "--run-dir": ("run_dir", run_dir)}, assignments)
-        return command(*args, resolved=load(cli), as_json=as_json, **kwargs)
+        return command(*args, resolved=load(cli), **kwargs)
 
     wrapped: Any = run
     for option in reversed(_OPTIONS):

@@ -12,19 +12,18 @@ from cloche.web.server import serve
 from cloche.web.service import create_service
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  cloche service                               # http://localhost:8000
-  cloche service -A proj.celery:app --set service.port=9000
-"""
-)
+@click.command()
 @settings_options
-def service(resolved: Resolved, as_json: bool) -> None:
+def service(resolved: Resolved) -> None:
     """Serve downloads: a page for people, an API for programs.
 
     Exit codes: 0 stopped in order, 2 settings, 3 broker, 4 port taken, 5 application,
     6 database.
+
+    \b
+    Examples:
+      $ cloche service                               # http://localhost:8000
+      $ cloche service -A proj.celery:app --set service.port=9000
     """
     environment = join(resolved)
     settings = environment.settings

@@ -15,24 +15,22 @@ from cloche.process.output import Output
 from cloche.settings import Resolved, reload
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  cloche up
-  cloche up -A proj.celery:app
-  cloche up --set service.port=9000 --set broker.url=redis://localhost/0
-
-\b
-Exit codes: 0 stopped in order, 1 something would not start or stay up, 2 settings,
-3 broker, 4 port taken, 5 application, 6 database, 130 stopped at once (second Ctrl-C).
-"""
-)
+@click.command()
 @settings_options
-def up(resolved: Resolved, as_json: bool) -> None:
+def up(resolved: Resolved) -> None:
     """Start everything and stop it on Ctrl-C.
 
     Broker (embedded where none is configured), workers, scheduler, the service on port 8000
     and the dashboard on port 8001. A second Ctrl-C does not wait for running tasks.
+
+    \b
+    Examples:
+      $ cloche up
+      $ cloche up -A proj.celery:app
+      $ cloche up --set service.port=9000 --set broker.url=redis://localhost/0
+
+    Exit codes: 0 stopped in order, 1 something would not start or stay up, 2 settings,
+    3 broker, 4 port taken, 5 application, 6 database, 130 stopped at once (second Ctrl-C).
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     sys.exit(_run(resolved, interactive=interactive))

@@ -13,14 +13,7 @@ from cloche.settings import Resolved
 from cloche.settings.model import WorkerSettings
 
 
-@click.command(
-    epilog="""\b
-Examples:
-  cloche worker                                # every declared queue
-  cloche worker -A proj.celery:app -Q mail -c 2
-  cloche worker --like download                # as [workers.download] says
-"""
-)
+@click.command()
 @click.option("--name", default="worker", show_default=True, help="Node name before the @.")
 @click.option("--like", metavar="NAME", help="Take the settings of [workers.NAME].")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume (default: all declared).")
@@ -34,7 +27,6 @@ Examples:
 @settings_options
 def worker(
     resolved: Resolved,
-    as_json: bool,
     name: str,
     like: str | None,
     loglevel: str,
@@ -44,6 +36,12 @@ def worker(
     """Run one worker in the foreground.
 
     Exit codes: 0 stopped in order, 2 settings, 3 broker, 5 application.
+
+    \b
+    Examples:
+      $ cloche worker                                # every declared queue
+      $ cloche worker -A proj.celery:app -Q mail -c 2
+      $ cloche worker --like download                # as [workers.download] says
     """
     environment = join(resolved)
     told = {key: value for key, value in given.items() if value is not None}

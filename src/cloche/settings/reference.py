@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
+from cloche.settings.celery_keys import celery_defaults
 from cloche.settings.environment import PLUMBING, WELL_KNOWN
 from cloche.settings.keys import Branch, Key, Path_, catalogue, children, find
 from cloche.settings.model import Settings
@@ -47,6 +49,43 @@ def markdown() -> str:
         plumbing=", ".join(f"`{name}`" for name in PLUMBING),
     )
     return "\n".join([introduction, *(_section(path) for path in _tables())])
+
+
+_DEFAULTS = """\
+# Production defaults
+
+<!-- Written by `cloche config reference --celery > docs/defaults.md`; a test keeps it so. -->
+
+What `create_app()` and `harden(app)` set in Celery 5.7 and kombu 5.7, on Redis. A key that the
+application has set itself is left alone (tables are filled up key by key), and
+`app.cloche_hardened.left_alone` lists those. Each one is proved on a live worker or connection in
+`tests/integration/app`, because a dictionary that holds a value proves nothing:
+`task_max_retries`, `task_default_retry_delay`, `broker_transport_options["connection_pool_kwargs"]`
+and `broker_heartbeat` on Redis are copied everywhere and read by nobody.
+
+Retries, retry delay and time limits of a task family (`tasks.<family>.<name>`) are put on the
+tasks themselves, unless their author or the application's `task_annotations` did. Routes lead
+families to their queues, the specific pattern before the general; every queue is declared with an
+exchange and key of its own.
+
+| Celery key | value | from | why |
+|---|---|---|---|
+"""
+
+
+def defaults_markdown() -> str:
+    """What the settings become in Celery, as Markdown."""
+    settings = Settings.model_validate({"broker": {"url": "redis://localhost:6379/0"}})
+    rows = (
+        f"| `{default.key}` | `{_plain(default.value)}` "
+        f"| {f'`{default.setting}`' if default.setting else 'fixed'} | {default.why} |\n"
+        for default in celery_defaults(settings)
+    )
+    return _DEFAULTS + "".join(rows)
+
+
+def _plain(value: object) -> str:
+    return str(value) if isinstance(value, timedelta) else json.dumps(value)
 
 
 def _tables() -> list[Path_]:

@@ -10,7 +10,7 @@ import cloche.errors
 from cloche.errors import ClocheError
 from cloche.settings import Settings, load
 from cloche.settings.keys import catalogue
-from cloche.settings.reference import markdown, template
+from cloche.settings.reference import defaults_markdown, markdown, template
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -18,6 +18,12 @@ DOCS = Path(__file__).parents[3] / "docs"
 def test_the_reference_is_up_to_date() -> None:
     assert (DOCS / "settings.md").read_text() == markdown(), (
         "run: cloche config reference > docs/settings.md"
+    )
+
+
+def test_the_production_defaults_are_up_to_date() -> None:
+    assert (DOCS / "defaults.md").read_text() == defaults_markdown(), (
+        "run: cloche config reference --celery > docs/defaults.md"
     )
 
 
