@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import psutil
 
 from cloche.database import Database
-from cloche.errors import ClocheError, CrashLoopError, NotReadyError
+from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
 from cloche.launch.banner import banner
-from cloche.launch.broker import Ask, Broker, broker_spec, settle_broker
+from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
 from cloche.launch.plan import Plan, plan
 from cloche.launch.workers import concurrency_of, declared_workers, unheard_queues
@@ -35,6 +35,7 @@ class Up:
         self._output = output
         self._ask = ask
         self._hurry = False
+        self._thinking = 0.0
 
     async def run(self) -> int:
         """Run until Ctrl-C or SIGTERM; the exit code: 0, or 130 when it was not waited for.
@@ -52,7 +53,7 @@ class Up:
     async def _run(self, environment: Environment, directory: RunDirectory) -> int:
         await asyncio.to_thread(directory.reclaim, self._output.say)
         claim_ports(environment.settings)
-        broker = settle_broker(environment.settings, self._output.say, self._ask)
+        broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
         environment = agree(environment, broker.url)
         what = self._plan(environment, broker)
         migration = asyncio.create_task(asyncio.to_thread(migrate, environment.settings))
@@ -72,6 +73,21 @@ class Up:
             raise
         self._output.say("stopped")
         return AT_ONCE if self._hurry else 0
+
+    def _timed(self, ask: Ask | None) -> Ask | None:
+        """``ask``, its time taken: a person's thinking is no part of a start."""
+        if ask is None:
+            return None
+
+        def timed(error: BrokerError) -> Answer:
+            begun = time.time()
+            self._output.flush()
+            try:
+                return ask(error)
+            finally:
+                self._thinking += time.time() - begun
+
+        return timed
 
     def _plan(self, environment: Environment, broker: Broker) -> Plan:
         environ = child_environ(environment.resolved, broker.url)
@@ -109,7 +125,8 @@ class Up:
             name: f"{worker.processes} × {worker.pool}, {concurrency_of(worker)} at once"
             for name, worker in declared_workers(environment.settings).items()
         }
-        self._output.say(f"ready in {time.time() - psutil.Process().create_time():.1f} s")
+        took = time.time() - psutil.Process().create_time() - self._thinking
+        self._output.say(f"ready in {took:.1f} s")
         for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
         unheard = unheard_queues(environment.app, environment.settings)
@@ -120,9 +137,9 @@ class Up:
 
 def claim_ports(settings: Settings) -> None:
     """Make sure the web pages can have their ports. Raises PortTakenError."""
-    for web in (settings.service, settings.dashboard):
-        if web.enabled:
-            claim(web.host, web.port)
+    pages = [web for web in (settings.service, settings.dashboard) if web.enabled]
+    for web in pages:
+        claim(web.host, web.port, spare={page.port for page in pages})
 
 
 def migrate(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Collection
 
 import psutil
 
@@ -30,19 +31,22 @@ def owner(port: int) -> tuple[int, str] | None:
     return None
 
 
-def next_free(host: str, port: int) -> int:
-    """The first port after ``port`` that can be listened on; raises ProcessError if none."""
+def next_free(host: str, port: int, spare: Collection[int] = ()) -> int:
+    """The first port after ``port`` that can be listened on and is not to be spared.
+
+    Raises ProcessError if there is none.
+    """
     for candidate in range(port + 1, min(port + 1000, 65536)):
-        if _refusal(host, candidate) is None:
+        if candidate not in spare and _refusal(host, candidate) is None:
             return candidate
     raise ProcessError(f"no free port between {port + 1} and {min(port + 999, 65535)} on {host}")
 
 
-def claim(host: str, port: int) -> None:
+def claim(host: str, port: int, spare: Collection[int] = ()) -> None:
     """Make sure that ``port`` can be listened on now.
 
-    Raises PortTakenError, which names the owner and the next free port, or ProcessError if
-    the address itself cannot be used.
+    Raises PortTakenError, which names the owner and the next free port (none of ``spare``),
+    or ProcessError if the address itself cannot be used.
     """
     refusal = _refusal(host, port)
     if refusal is None:
@@ -53,7 +57,7 @@ def claim(host: str, port: int) -> None:
             why=(refusal.strerror or str(refusal)),
             fix=_remedy(refusal),
         )
-    found, free = owner(port), next_free(host, port)
+    found, free = owner(port), next_free(host, port, spare)
     raise PortTakenError(
         f"port {port} is taken",
         port=port,

@@ -46,3 +46,10 @@ def test_an_address_of_another_machine_is_not_called_taken() -> None:
 def test_a_name_nobody_knows_is_not_called_taken() -> None:
     with pytest.raises(ProcessError, match="cannot listen"):
         port.claim("no-such-host.invalid", 8000)
+
+
+def test_the_port_offered_instead_is_not_one_that_is_spoken_for(taken: int) -> None:
+    first = port.next_free("127.0.0.1", taken)
+    with pytest.raises(PortTakenError) as caught:
+        port.claim("127.0.0.1", taken, spare={first})
+    assert caught.value.free > first
