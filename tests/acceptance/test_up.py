@@ -232,3 +232,11 @@ def test_an_application_that_does_not_import_is_told_with_its_line(tmp_path: Pat
     assert done.returncode == 5
     assert "shop.py:2" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_database_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".cloche").mkdir()
+    (tmp_path / ".cloche" / "cloche.db").write_text("this is no database, not at all\n" * 100)
+    done = refused(tmp_path, CLOCHE_BROKER__EMBEDDED="always")
+    assert done.returncode == 6
+    assert "cloche.db" in done.stderr

@@ -6,10 +6,10 @@ import asyncio
 import signal
 import time
 from collections.abc import Mapping
+from importlib import import_module
 
 import psutil
 
-from cloche.database import Database
 from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
 from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
@@ -56,14 +56,12 @@ class Up:
         broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
         environment = agree(environment, broker.url)
         what = self._plan(environment, broker)
-        migration = asyncio.create_task(asyncio.to_thread(migrate, environment.settings))
         supervisor = Supervisor(
             what.specs, run_directory=directory, output=self._output, on_change=self._tell
         )
         self._listen(supervisor)
         try:
-            await migration
-            if await supervisor.start():
+            if await self._start(supervisor, environment.settings):
                 self._greet(environment, broker, what.pages)
                 await supervisor.run()
         except (NotReadyError, CrashLoopError) as error:
@@ -73,6 +71,21 @@ class Up:
             raise
         self._output.say("stopped")
         return AT_ONCE if self._hurry else 0
+
+    async def _start(self, supervisor: Supervisor, settings: Settings) -> bool:
+        """Start the processes and migrate the database at the same time.
+
+        A database that cannot be used is the reason to tell, not the service that ends
+        because of it.
+        """
+        starting = asyncio.create_task(supervisor.start())
+        migration = asyncio.create_task(asyncio.to_thread(migrate, settings))
+        await asyncio.wait((starting, migration), return_when=asyncio.FIRST_EXCEPTION)
+        if migration.done() and migration.exception() is not None:
+            await supervisor.stop()
+            await asyncio.wait((starting,))
+            await migration
+        return await starting
 
     def _timed(self, ask: Ask | None) -> Ask | None:
         """``ask``, its time taken: a person's thinking is no part of a start."""
@@ -143,12 +156,12 @@ def claim_ports(settings: Settings) -> None:
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database up to date. Raises DatabaseError."""
-    database = Database(settings)
-    try:
-        database.migrate()
-    finally:
-        database.close()
+    """Bring the database up to date. Raises DatabaseError.
+
+    Imported in the thread that runs it: SQLAlchemy takes 0.3 s, in which the processes
+    already start (the service, which needs the tables, waits for the same lock).
+    """
+    import_module("cloche.launch.migration").migrate(settings)
 
 
 def _explained(
