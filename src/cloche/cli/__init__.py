@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from typing import ClassVar, NoReturn
 
@@ -12,6 +13,8 @@ import click
 from cloche.cli.lazy import Lazy, LazyGroup
 from cloche.errors import ClocheError
 
+#: The monotonic time at which this process began to be Cloche.
+STARTED = time.monotonic()
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from cloche.cli import STARTED
 from cloche.cli.options import settings_options
 from cloche.errors import BrokerError, PortTakenError
 from cloche.launch.broker import Answer
@@ -39,7 +40,9 @@ def up(resolved: Resolved) -> None:
 def _run(resolved: Resolved, *, interactive: bool) -> int:
     output = Output(logs=resolved.settings.run_dir / "logs")
     try:
-        return asyncio.run(Up(resolved, output, ask if interactive else None).run())
+        return asyncio.run(
+            Up(resolved, output, begun=STARTED, ask=ask if interactive else None).run()
+        )
     except PortTakenError as error:
         moved = _other_port(resolved, error) if interactive else None
         if moved is None:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 
-import psutil
-
 from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
 from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
@@ -28,12 +26,18 @@ AT_ONCE = 130
 
 
 class Up:
-    """One run of everything. ``ask`` decides about a broker that cannot be used."""
+    """One run of everything. ``ask`` decides about a broker that cannot be used.
 
-    def __init__(self, resolved: Resolved, output: Output, ask: Ask | None = None) -> None:
+    ``begun`` is the monotonic time from which a start is counted.
+    """
+
+    def __init__(
+        self, resolved: Resolved, output: Output, *, begun: float, ask: Ask | None = None
+    ) -> None:
         self._given = resolved
         self._output = output
         self._ask = ask
+        self._begun = begun
         self._hurry = False
         self._thinking = 0.0
 
@@ -93,12 +97,12 @@ class Up:
             return None
 
         def timed(error: BrokerError) -> Answer:
-            begun = time.time()
+            begun = time.monotonic()
             self._output.flush()
             try:
                 return ask(error)
             finally:
-                self._thinking += time.time() - begun
+                self._thinking += time.monotonic() - begun
 
         return timed
 
@@ -138,7 +142,7 @@ class Up:
             name: f"{worker.processes} × {worker.pool}, {concurrency_of(worker)} at once"
             for name, worker in declared_workers(environment.settings).items()
         }
-        took = time.time() - psutil.Process().create_time() - self._thinking
+        took = time.monotonic() - self._begun - self._thinking
         self._output.say(f"ready in {took:.1f} s")
         for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
