@@ -83,6 +83,19 @@ def test_hardening_again_replaces_what_the_first_time_set_and_nothing_else() -> 
     assert len({queue.name for queue in app.conf.task_queues}) == len(app.conf.task_queues)
 
 
+def test_what_an_application_sets_after_it_was_made_is_its_own() -> None:
+    app = create_app("theirs")
+    app.conf.worker_prefetch_multiplier = 9
+    app.conf.task_routes = {"a": {"queue": "alpha"}}
+    app.conf.broker_transport_options["visibility_timeout"] = 7
+    harden(app, settings(broker={"socket_timeout": 3}))
+    assert app.conf.worker_prefetch_multiplier == 9
+    assert queue_of(app, "a") == "alpha"
+    assert queue_of(app, "tasks.download.fetch") == "download_queue"
+    options = app.conf.broker_transport_options
+    assert options["visibility_timeout"] == 7
+
+
 def test_every_queue_named_anywhere_is_declared_apart_from_the_others() -> None:
     app = create_app(settings=settings(routes=[{"pattern": "a.*", "queue": "alpha"}]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,6 @@ from cloche.settings.model import Settings
 FAMILY_MODULES: Mapping[str, str] = {"download": "cloche.tasks.download"}
 #: The queue of unrouted tasks in applications made by :func:`create_app`.
 DEFAULT_QUEUE = "default"
-#: Keys that ``harden()`` adds to, whatever the application has put there.
-_MERGED = ("task_routes", "task_queues", "task_annotations", "include")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,16 @@ class LeftAlone:
 
 @dataclass(frozen=True, slots=True)
 class Hardened:
-    """What :func:`harden` did: defaults applied, values left alone, and sentences to tell."""
+    """What :func:`harden` did: defaults applied, values left alone, and sentences to tell.
+
+    ``before`` and ``written`` are the configuration's changes before it and by it.
+    """
 
     applied: tuple[CeleryDefault, ...]
     left_alone: tuple[LeftAlone, ...]
     notes: tuple[str, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def create_app(name: str = "cloche", settings: Settings | None = None, **options: Any) -> Celery:
@@ -84,7 +87,8 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     _add_routes(app, settings)
     _add_families(app, settings)
     notes = _add_limits(app, settings)
-    done = Hardened(tuple(applied), tuple(left), tuple(notes), before)
+    written = _written(app, before)
+    done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
     app.cloche_settings, app.cloche_hardened = settings, done
     connect_lifecycle(app)
     return done
@@ -113,16 +117,28 @@ def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
 def restore(app: Celery) -> dict[str, Any]:
     """Undo an earlier :func:`harden`, if any, so that only the application's own values stay.
 
-    Returns what it has changed itself (``app.conf.changes``).
+    What the application has changed since is its own. Returns all that it has set
+    (``app.conf.changes``).
     """
     app.conf.finalize()
-    earlier: Hardened | None = getattr(app, "cloche_hardened", None)
-    if earlier is not None:
-        touched = {*_MERGED, *(default.key for default in earlier.applied)}
-        for key in touched:
-            app.conf.changes.pop(key, None)
-        app.conf.changes.update({k: v for k, v in earlier.before.items() if k in touched})
-    return dict(app.conf.changes)
+    earlier: Hardened = getattr(app, "cloche_hardened", None) or Hardened((), ())
+    changes = app.conf.changes
+    for key, written in earlier.written.items():
+        if key not in changes or changes[key] != written:
+            continue
+        del changes[key]
+        if key in earlier.before:
+            changes[key] = earlier.before[key]
+    return dict(changes)
+
+
+def _written(app: Celery, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What hardening put into the configuration, so that later changes can be told from it."""
+    return {
+        key: copy(value)
+        for key, value in app.conf.changes.items()
+        if key not in before or before[key] is not value
+    }
 
 
 def _refuse_contradiction(applied: Iterable[CeleryDefault]) -> None:

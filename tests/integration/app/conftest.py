@@ -19,8 +19,10 @@ from tests.acceptance.stack import clean_environ, wait_for
 class LiveWorker:
     """``cloche worker`` (or ``celery worker``) on the probe application."""
 
-    def __init__(self, directory: Path, command: list[str], environ: dict[str, str]) -> None:
-        self.log = directory / "worker.log"
+    def __init__(
+        self, directory: Path, number: int, command: list[str], environ: dict[str, str]
+    ) -> None:
+        self.log = directory / f"worker-{number}.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
@@ -62,15 +64,16 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
         *arguments: str,
         app: str = "tests.integration.app.probe",
         stock: bool = False,
+        command: str = "worker",
         ready: bool = True,
         **environ: str,
     ) -> LiveWorker:
         root = str(Path(__file__).parents[3])
-        base = ["celery", "-A", app, "worker", "-l", "INFO"] if stock else ["cloche", "worker"]
+        base = ["celery", "-A", app, "worker", "-l", "INFO"] if stock else ["cloche", command]
         if not stock:
             base += ["-A", app]
         variables = clean_environ(CLOCHE_BROKER__URL=broker_url, PYTHONPATH=root, **environ)
-        worker = LiveWorker(tmp_path, [*base, *arguments], variables)
+        worker = LiveWorker(tmp_path, len(started), [*base, *arguments], variables)
         started.append(worker)
         if ready:
             worker.wait_ready()

@@ -14,6 +14,9 @@ from cloche.app import create_app
 from cloche.settings import load
 
 app = create_app("probe", load().settings)
+if "PROBE_MAX_RETRIES" in os.environ:  # as an application that has its own opinion
+    app.conf.broker_connection_max_retries = int(os.environ["PROBE_MAX_RETRIES"])
+app.conf.beat_schedule = {"tick": {"task": "tasks.probe.limits", "schedule": 0.2}}
 
 
 @app.task(name="tasks.probe.limits", bind=True)
@@ -27,6 +30,7 @@ def limits(self: Task) -> dict[str, Any]:
         "reject": self.reject_on_worker_lost,
         "retry": self.retry_on_worker_lost,
         "pid": os.getpid(),
+        "utc_offset": self.app.now().utcoffset().total_seconds(),
     }
 
 

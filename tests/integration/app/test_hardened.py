@@ -130,6 +130,34 @@ def test_a_read_only_broker_does_not_end_the_worker(
     assert worker.output.count("read only replica") < 10, "one voice, not a storm"
 
 
+def test_a_worker_outlasts_an_outage_that_its_own_limit_of_tries_would_not(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    patient = start_worker(broker.url, "-c", "1", "--name", "patient")
+    hasty = start_worker(broker.url, "-c", "1", "--name", "hasty", PROBE_MAX_RETRIES="1")
+    broker.kill()
+    wait_for("the hasty one to give up", lambda: hasty.ended, 60)
+    assert not patient.ended
+    broker.start()
+    ledger = tmp_path / "ledger"
+    client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "after"), **IGNORED)
+    wait_for("a task after the outage", lambda: lines(ledger)[1:], 60)
+    assert patient.output.count("Cannot connect") < 5, "one voice, not a storm"
+
+
+def test_beat_keeps_its_schedule_in_the_run_directory_and_looks_often(
+    broker: BrokerProcess, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    beat = start_worker(broker.url, "-l", "DEBUG", command="beat", ready=False)
+    client = broker.client()
+    wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
+    assert "max interval->5.00 seconds" in beat.output
+    assert list((tmp_path / ".cloche").glob("beat-schedule*"))
+    assert not list(tmp_path.glob("celerybeat*"))
+    beat.process.terminate()
+    assert beat.process.wait(10) == 0
+
+
 def test_tasks_run_with_what_their_family_and_the_defaults_say(
     broker_url: str, start_worker: StartWorker, client_app: ClientApp
 ) -> None:
@@ -142,11 +170,13 @@ def test_tasks_run_with_what_their_family_and_the_defaults_say(
         CLOCHE_FAMILIES__PROBE__RETRY_DELAY="2",
         CLOCHE_FAMILIES__PROBE__SOFT_TIME_LIMIT="8",
         CLOCHE_FAMILIES__PROBE__TIME_LIMIT="9",
+        CLOCHE_TIMEZONE="Asia/Shanghai",
     )
     app = client_app(broker_url)
     seen = app.send_task("tasks.probe.limits", queue="probes").get(timeout=20)
     assert (seen["max_retries"], seen["retry_delay"]) == (7, 2)
     assert (seen["acks_late"], seen["reject"], seen["retry"]) == (True, False, True)
+    assert seen["utc_offset"] == 8 * 3600
     pool = app.control.inspect(timeout=2).stats()
     (stats,) = [s for s in pool.values() if s["pool"]["max-tasks-per-child"]]
     assert stats["pool"]["max-tasks-per-child"] == 1000
