@@ -61,7 +61,9 @@ class Reading:
     def _table(self, path: Path_, table: Mapping[object, object], where: Where) -> None:
         for name, value in table.items():
             self.take((*path, str(name)), value, where)
-        if not table and _is_named(path):  # a worker or family with nothing but defaults exists all the same
+        if not table and _is_named(
+            path
+        ):  # a worker or family with nothing but defaults exists all the same
             self._add(path, Candidate({}, where(path)))
 
     def _leaf(self, key: Key, path: Path_, value: object, where: Where) -> None:

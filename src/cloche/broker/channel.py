@@ -1,0 +1,200 @@
+"""kombu's Redis channel with another way of delivering.
+
+Kept from kombu: bindings, fanout, priorities, key prefix, message format. Replaced: fetching
+(atomic, in batches), acknowledging (in batches), what becomes of unsettled messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+from kombu.transport import redis as stock
+
+from cloche.broker import delayed, lease_table, lua, message, transport_url
+from cloche.broker.channel_consuming import Consuming
+from cloche.broker.dead_letters import DeadLetters
+from cloche.broker.fetch import Fetch, Fetched
+from cloche.broker.keys import Keys
+from cloche.broker.lease import Lease, field_of, key_of, tag_of
+from cloche.broker.message import Message
+from cloche.broker.qos import QoS
+
+logger = logging.getLogger("cloche.transport")
+
+
+class Channel(Consuming, stock.Channel):
+    """A channel of :class:`cloche.broker.transport.Transport`.
+
+    Transport options besides kombu's: ``lease`` (s), ``max_deliveries`` (deaths of consumers
+    before a message is a dead letter), ``max_message_bytes``.
+    """
+
+    QoS = QoS
+    Message = Message
+
+    lease = 30.0
+    max_deliveries = 3
+    max_message_bytes = 10_000_000
+    socket_timeout = 5
+    socket_connect_timeout = 5
+    socket_keepalive = True
+    health_check_interval = 5
+    from_transport_options = (
+        *stock.Channel.from_transport_options,
+        "lease",
+        "max_deliveries",
+        "max_message_bytes",
+    )
+
+    _claim: Lease | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.inbox: deque[Fetched] = deque()
+        self.no_ack_queues: set[str] = set()
+        super().__init__(*args, **kwargs)
+        suffixes = tuple(self._q_for_pri("", step) for step in self.priority_steps)
+        self.keys = Keys(self.global_keyprefix, suffixes)
+        self.start_consuming()
+
+    @property
+    def waiting(self) -> int:
+        """Messages fetched and not yet delivered."""
+        return len(self.inbox)
+
+    @property
+    def own(self) -> redis.Redis:
+        """A client that takes key names as they are."""
+        return redis.Redis(connection_pool=self.pool)
+
+    # -- connection parameters
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        client = self.connection.client
+        if transport_url.uses_tls(client):
+            self.connection_class = self.connection_class_ssl
+        found: dict[str, Any] = super()._connparams(asynchronous)
+        return {**found, **transport_url.parameters(client)}
+
+    # -- what is claimed
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this channel ever held a message."""
+        return self._claim is not None
+
+    @property
+    def claim(self) -> Lease:
+        """This process' lease on the server; taken on first use."""
+        if self._claim is None:
+            self._claim = lease_table.lease(self)
+        if not self._claim.consumer:
+            self._claim.join(self.own)
+        return self._claim
+
+    def give_back(self, tags: Iterable[str]) -> None:
+        """Put messages in flight back to the front of their queues, marked redelivered."""
+        claim = self.claim
+        fields = [field_of(tag)[1] for tag in tags if claim.holds(tag)]
+        # The first fetched goes last, so that it is the next to be popped.
+        fields.sort(key=lambda field: int(field.partition("/")[0]), reverse=True)
+        moves: list[str] = []
+        for field, raw in zip(fields, self._texts(claim, fields), strict=True):
+            if raw is not None:
+                envelope = message.decode(raw)
+                message.mark_redelivered(envelope)
+                moves += [field, key_of(field), message.encode(envelope)]
+        if moves:
+            lua.REQUEUE.run(self.own, [claim.inflight], moves)
+        claim.let_go(fields)
+
+    def _texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+        if not fields:
+            return []
+        return list(self.own.execute_command("HMGET", claim.inflight, *fields))
+
+    def refuse(self, tag: str, reason: str = "rejected", detail: str = "") -> None:
+        """Make a dead letter of a message in flight."""
+        claim = self.claim
+        if not claim.holds(tag):
+            claim.tell_late(1)
+            return
+        field = field_of(tag)[1]
+        (raw,) = self._texts(claim, [field])
+        if raw is not None:
+            DeadLetters(self.own, self.keys).bury(claim.inflight, field, raw, reason, detail)
+        claim.let_go([field])
+
+    # -- publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if kwargs.get("_publish_batch") is not None or queue in self._expires:
+            return super()._put(queue, message, **kwargs)
+        suffix = self._q_for_pri("", self._get_message_priority(message, reverse=False))
+        wait = delayed.delay_of(message)
+        if wait is not None:
+            delayed.park(self.own, self.keys, queue, suffix, message, wait)
+        else:
+            self._push(queue, suffix, stock.dumps(message))
+        return None
+
+    def _push(self, queue: str, suffix: str, text: str) -> None:
+        keys = self.keys
+        names = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
+        lua.PUBLISH.run(self.own, names, [text, queue])
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        (self.no_ack_queues.add if no_ack else self.no_ack_queues.discard)(queue)
+        found = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if queue not in self.active_fanout_queues:
+            self.consuming_changed()
+        return found
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        found = super()._basic_cancel(consumer_tag)
+        self.consuming_changed()
+        return found
+
+    def _get(self, queue: str) -> dict[str, Any]:
+        while fetched := self._fetch_one(queue):
+            envelope = self.opened(fetched)
+            if envelope is not None:
+                return envelope
+        raise stock.Empty
+
+    def _fetch_one(self, queue: str) -> Fetched | None:
+        claim, asker = self.claim, object()
+        fetch = Fetch(self.keys, claim.consumer, claim.ask(asker, 1), 1, [queue])
+        fetched: list[Fetched] = []
+        try:
+            fetched = fetch.read(fetch.run(self.own))
+        finally:
+            claim.answered(asker, [found.field for found in fetched])
+        return fetched[0] if fetched else None
+
+    def close(self) -> None:
+        """Give everything back and end the lease if it was the last channel."""
+        if not self.closed:
+            self.stop_consuming()
+        super().close()
+        if self._claim is not None:
+            lease_table.release(self)
+
+    def orphan(self) -> None:
+        """Close after a connection error: what is in use stays leased."""
+        if not self.closed:
+            self.stop_consuming()
+            if self._qos is not None:
+                self._qos.orphan()
+            self.auto_delete_queues.clear()
+            super().close()
+            lease_table.release(self, orphaned=True)
+
+    def tag(self, field: str) -> str:
+        """The delivery tag of a message we hold."""
+        return tag_of(self.claim.consumer, field)
