@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 import redis
 
+from cloche.broker.commands import send
+
 #: At most so many fields in one command.
 BATCH = 1000
 
@@ -69,7 +71,7 @@ class Acks:
         late = 0
         while fields := self.take():
             try:
-                settled = int(client.execute_command("HDEL", key, *fields))
+                settled = int(send(client, "HDEL", key, *fields))
             except BaseException:
                 self.put_back(fields)
                 raise

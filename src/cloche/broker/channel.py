@@ -16,6 +16,7 @@ from kombu.transport import redis as stock
 
 from cloche.broker import delayed, lease_table, lua, message, transport_url
 from cloche.broker.channel_consuming import Consuming
+from cloche.broker.commands import send
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.keys import Keys
@@ -114,7 +115,7 @@ class Channel(Consuming, stock.Channel):
     def _texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
         if not fields:
             return []
-        return list(self.own.execute_command("HMGET", claim.inflight, *fields))
+        return list(send(self.own, "HMGET", claim.inflight, *fields))
 
     def refuse(self, tag: str, reason: str = "rejected", detail: str = "") -> None:
         """Make a dead letter of a message in flight."""
@@ -132,14 +133,14 @@ class Channel(Consuming, stock.Channel):
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         if kwargs.get("_publish_batch") is not None or queue in self._expires:
-            return super()._put(queue, message, **kwargs)
+            super()._put(queue, message, **kwargs)
+            return
         suffix = self._q_for_pri("", self._get_message_priority(message, reverse=False))
         wait = delayed.delay_of(message)
         if wait is not None:
             delayed.park(self.own, self.keys, queue, suffix, message, wait)
         else:
             self._push(queue, suffix, stock.dumps(message))
-        return None
 
     def _push(self, queue: str, suffix: str, text: str) -> None:
         keys = self.keys

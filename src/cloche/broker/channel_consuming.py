@@ -19,6 +19,7 @@ import redis
 from kombu.transport.redis import _socket_readable
 
 from cloche.broker import delayed, message
+from cloche.broker.commands import send
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.lease import SUSPECT
 from cloche.broker.outage import ERRORS, Outage
@@ -53,7 +54,7 @@ class Consuming:
     max_deliveries: int
     max_message_bytes: int
     no_ack_queues: set[str]
-    own: redis.Redis
+    own: Any
     qos: Any
     queue_order_strategy: str
     tag: Any
@@ -284,7 +285,7 @@ class Consuming:
         if self._suspect and self.claim.holds(self._suspect):
             self._suspects.append(one)
             return True
-        self.own.execute_command("HSET", self.claim.inflight, SUSPECT, one.field)
+        send(self.own, "HSET", self.claim.inflight, SUSPECT, one.field)
         self._suspect = self.tag(one.field)
         return False
 
@@ -332,7 +333,7 @@ class Consuming:
     def _read_last(self, fetch: Fetch) -> None:
         try:
             fetched = fetch.read(self._in_poll.read_response())
-        except (*ERRORS, AttributeError):
+        except ERRORS:
             return
         self._fetch = None
         self.claim.answered(self, [one.field for one in fetched])

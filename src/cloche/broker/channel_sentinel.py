@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 from kombu.transport import redis as stock
+from redis.sentinel import Sentinel
 
 from cloche.broker import transport_url
 from cloche.broker.channel import Channel
@@ -33,7 +34,7 @@ class SentinelChannel(Channel, stock.SentinelChannel):
         if master_name is None:
             raise ValueError("'master_name' transport option must be specified.")
         addresses = transport_url.sentinels(self.connection.client, self.connection.default_port)
-        manager = redis.sentinel.Sentinel(
+        manager: Any = Sentinel(  # type: ignore[no-untyped-call]
             addresses,
             min_other_sentinels=getattr(self, "min_other_sentinels", 0),
             sentinel_kwargs=getattr(self, "sentinel_kwargs", None),

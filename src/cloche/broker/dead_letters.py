@@ -14,6 +14,7 @@ import orjson
 import redis
 
 from cloche.broker import lua, message
+from cloche.broker.commands import send
 from cloche.broker.keys import Keys
 from cloche.broker.lease import key_of
 
@@ -51,7 +52,7 @@ class DeadLetters:
         self._keys = keys or Keys()
 
     def __len__(self) -> int:
-        return int(self._client.execute_command("ZCARD", self._keys.dead_index))
+        return int(send(self._client, "ZCARD", self._keys.dead_index))
 
     def bury(
         self, inflight: str, field: str, raw: bytes, reason: str, detail: str = ""
@@ -98,19 +99,17 @@ class DeadLetters:
     def explain(self, tag: str, reason: str, detail: str) -> None:
         """Give the dead letter of a delivery a better reason, told only after its rejection."""
         identity = letter_id(tag)
-        record = self._client.execute_command("HGET", self._keys.dead, identity)
+        record = send(self._client, "HGET", self._keys.dead, identity)
         if record is not None:
             fields = {**orjson.loads(record), "reason": reason, "detail": detail}
-            self._client.execute_command(
-                "HSET", self._keys.dead, identity, orjson.dumps(fields).decode()
-            )
+            send(self._client, "HSET", self._keys.dead, identity, orjson.dumps(fields).decode())
 
     def get(self, identity: str) -> DeadLetter | None:
         """The one with this id."""
-        record = self._client.execute_command("HGET", self._keys.dead, identity)
+        record = send(self._client, "HGET", self._keys.dead, identity)
         return None if record is None else _load(record)
 
-    def list(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
+    def latest(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The latest ``limit``, newest first; only those from ``queue`` if given."""
         found: list[DeadLetter] = []
         for letter in self._newest_first():
@@ -122,10 +121,10 @@ class DeadLetters:
 
     def _newest_first(self) -> Iterator[DeadLetter]:
         start = 0
-        while ids := self._client.execute_command(
-            "ZREVRANGE", self._keys.dead_index, start, start + PAGE - 1
+        while ids := send(
+            self._client, "ZREVRANGE", self._keys.dead_index, start, start + PAGE - 1
         ):
-            records = self._client.execute_command("HMGET", self._keys.dead, *ids)
+            records = send(self._client, "HMGET", self._keys.dead, *ids)
             yield from (_load(record) for record in records if record is not None)
             start += PAGE
 
@@ -143,12 +142,12 @@ class DeadLetters:
         """Delete them (all without ``ids``); how many there were."""
         done = 0
         for identity in self._all_ids() if ids is None else list(ids):
-            done += int(self._client.execute_command("HDEL", self._keys.dead, identity))
-            self._client.execute_command("ZREM", self._keys.dead_index, identity)
+            done += int(send(self._client, "HDEL", self._keys.dead, identity))
+            send(self._client, "ZREM", self._keys.dead_index, identity)
         return done
 
     def _all_ids(self) -> list[str]:
-        ids = self._client.execute_command("ZRANGE", self._keys.dead_index, 0, -1)
+        ids = send(self._client, "ZRANGE", self._keys.dead_index, 0, -1)
         return [identity.decode() for identity in ids]
 
 

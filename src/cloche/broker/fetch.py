@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 
 from cloche.broker import lua
+from cloche.broker.commands import send
 from cloche.broker.keys import Keys
 
 
@@ -35,12 +37,12 @@ class Fetch:
     settle: Sequence[str] = ()
     shared: bool = True
 
-    def run(self, client: redis.Redis) -> list[int | bytes]:
+    def run(self, client: redis.Redis) -> list[Any]:
         """Send it and wait for the reply. Raises what redis-py raises."""
         try:
-            reply: list[int | bytes] = client.execute_command(*self.command())
+            reply: list[Any] = send(client, *self.command())
         except redis.exceptions.NoScriptError:
-            reply = client.execute_command(*self.command(text=True))
+            reply = send(client, *self.command(text=True))
         return reply
 
     def command(self, *, text: bool = False) -> list[lua.Argument]:
@@ -55,13 +57,11 @@ class Fetch:
             [keys.leases, keys.inflight(self.consumer), keys.paused], arguments, text=text
         )
 
-    def read(self, reply: Sequence[int | bytes]) -> list[Fetched]:
+    def read(self, reply: Sequence[Any]) -> list[Fetched]:
         """The messages in the script's reply; its first item is how many were settled."""
         fetched = []
         for number, at in enumerate(range(1, len(reply), 3), self.first):
             queue = self.queues[int(reply[at]) - 1]
             key = self.keys.queue(queue, self.keys.suffixes[int(reply[at + 1]) - 1])
-            raw = reply[at + 2]
-            assert isinstance(raw, bytes)
-            fetched.append(Fetched(f"{number}/{key}", queue, raw))
+            fetched.append(Fetched(f"{number}/{key}", queue, reply[at + 2]))
         return fetched

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import redis
 
 from cloche.broker import lua
+from cloche.broker.commands import send
 from cloche.broker.lease import Lease, key_of, number_of
 from cloche.broker.outage import ERRORS, Outage
 from cloche.broker.reaper import Reaper
@@ -77,9 +78,9 @@ class LeaseKeeper:
         try:
             if lease.consumer:
                 lease.acks.flush(self._client, lease.inflight)
-                names = self._client.execute_command("HKEYS", lease.inflight)
+                names = send(self._client, "HKEYS", lease.inflight)
                 self._requeue([n.decode() for n in names if number_of(n.decode()) >= 0])
-                self._client.execute_command("DEL", lease.inflight)
+                send(self._client, "DEL", lease.inflight)
                 lease.leave(self._client)
         finally:
             self._client.connection_pool.disconnect()
@@ -132,7 +133,7 @@ class LeaseKeeper:
     def _return_unknown(self) -> None:
         """Return what the server gave us and we never heard of, if that is so twice in a row."""
         inflight = self._lease.inflight
-        fields = [name.decode() for name in self._client.execute_command("HKEYS", inflight)]
+        fields = [name.decode() for name in send(self._client, "HKEYS", inflight)]
         unknown = set(self._lease.unknown(fields))
         sure = unknown & self._unknown
         if sure:

@@ -28,8 +28,9 @@ class QoS(virtual.QoS):
             return 1
         if not self.prefetch_count:
             return FETCH_LIMIT
-        used = len(self._delivered) - len(self._dirty) + self.channel.waiting
-        return max(0, min(FETCH_LIMIT, self.prefetch_count - used))
+        used: int = len(self._delivered) - len(self._dirty) + self.channel.waiting
+        free: int = self.prefetch_count - used
+        return max(0, min(FETCH_LIMIT, free))
 
     def can_consume(self) -> bool:
         """Whether one more message may be fetched."""

@@ -8,6 +8,7 @@ import time
 import redis
 
 from cloche.broker import lua, message
+from cloche.broker.commands import send
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
 from cloche.broker.lease import SUSPECT, key_of, number_of
@@ -35,20 +36,20 @@ class Reaper:
         Raises what redis-py raises.
         """
         held = self._keys.reaped(consumer)
-        fields = [name.decode() for name in self._client.execute_command("HKEYS", held)]
+        fields = [name.decode() for name in send(self._client, "HKEYS", held)]
         suspect = self._suspect(held) if SUSPECT in fields else None
         # The first fetched goes last, so that it is the next to be popped.
         ordered = sorted((f for f in fields if number_of(f) >= 0), key=number_of, reverse=True)
         returned = 0
         for start in range(0, len(ordered), PAGE):
             page = ordered[start : start + PAGE]
-            texts = self._client.execute_command("HMGET", held, *page)
+            texts = send(self._client, "HMGET", held, *page)
             for field, raw in zip(page, texts, strict=True):
                 if raw is not None:
                     guilty = suspect is None or suspect == field
                     returned += self._return(consumer, field, raw, guilty=guilty)
-        self._client.execute_command("DEL", held)
-        self._client.execute_command("SREM", self._keys.reaping, consumer)
+        send(self._client, "DEL", held)
+        send(self._client, "SREM", self._keys.reaping, consumer)
         logger.warning(
             "consumer %s is dead: %d of its %d messages went back to their queues",
             consumer,
@@ -58,7 +59,7 @@ class Reaper:
         return returned
 
     def _suspect(self, held: str) -> str | None:
-        value = self._client.execute_command("HGET", held, SUSPECT)
+        value = send(self._client, "HGET", held, SUSPECT)
         return None if value is None else value.decode()
 
     def _return(self, consumer: str, field: str, raw: bytes, *, guilty: bool) -> int:

@@ -13,7 +13,6 @@ from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
 from cloche.errors import BrokerError, BrokerFault
 
-
 __all__ = ["Transport", "dead_letters_celery"]
 
 

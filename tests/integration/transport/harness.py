@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -107,9 +108,9 @@ class Bench:
     def inflight(self) -> int:
         """Messages in anybody's hands, by the server."""
         if "cloche" not in self.scheme:
-            return int(self.client.execute_command("HLEN", "unacked"))
+            return int(self.client.hlen("unacked"))
         keys = [*self.client.keys("cloche:inflight:*"), *self.client.keys("cloche:reaping:*")]
-        return sum(int(self.client.execute_command("HLEN", key)) for key in keys)
+        return sum(int(self.client.hlen(key)) for key in keys)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -179,10 +180,8 @@ class Worker:
 
     def kill(self) -> None:
         """kill -9 of the whole group; stopped ones too."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(timeout=10)
 
     def stop(self, seconds: float = 20) -> int:

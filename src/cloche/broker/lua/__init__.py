@@ -13,6 +13,8 @@ from typing import Any
 
 import redis
 
+from cloche.broker.commands import send
+
 Argument = str | bytes | int
 
 
@@ -35,9 +37,9 @@ class Script:
     ) -> Any:
         """Run it and return the reply. Raises what redis-py raises."""
         try:
-            return client.execute_command(*self.command(keys, arguments))
+            return send(client, *self.command(keys, arguments))
         except redis.exceptions.NoScriptError:
-            return client.execute_command(*self.command(keys, arguments, text=True))
+            return send(client, *self.command(keys, arguments, text=True))
 
 
 PUBLISH = Script("publish")
