@@ -24,6 +24,9 @@ from cloche.broker.lease import Lease, field_of, key_of, tag_of
 from cloche.broker.message import Message
 from cloche.broker.qos import QoS
 
+#: A message on its way: its queue, its priority's suffix, its envelope.
+Captured = tuple[str, str, message.Envelope]
+
 logger = logging.getLogger("cloche.transport")
 
 
@@ -50,6 +53,9 @@ class Channel(Consuming, stock.Channel):
         "max_deliveries",
         "max_message_bytes",
     )
+
+    #: While set, messages are collected here instead of being sent: (queue, suffix, message).
+    captured: list[Captured] | None = None
 
     _claim: Lease | None = None
 
@@ -136,6 +142,9 @@ class Channel(Consuming, stock.Channel):
             super()._put(queue, message, **kwargs)
             return
         suffix = self._q_for_pri("", self._get_message_priority(message, reverse=False))
+        if self.captured is not None:
+            self.captured.append((queue, suffix, message))
+            return
         wait = delayed.delay_of(message)
         if wait is not None:
             delayed.park(self.own, self.keys, queue, suffix, message, wait)

@@ -78,6 +78,10 @@ class Keys:
         """Hash: id -> ``<priority suffix>:<message>``."""
         return f"{self.own}delayed-messages:{queue}"
 
+    def batch(self, identity: str) -> str:
+        """String: a batch of published messages that has arrived."""
+        return f"{self.own}batch:{identity}"
+
     @property
     def dead(self) -> str:
         """Hash: id -> dead letter (JSON)."""
