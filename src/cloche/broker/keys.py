@@ -24,6 +24,11 @@ class Keys:
     )
 
     @property
+    def steps(self) -> dict[int, str]:
+        """Priority step -> suffix, the most urgent first."""
+        return {int(suffix[2:] or 0): suffix for suffix in self.suffixes}
+
+    @property
     def own(self) -> str:
         """The prefix of all keys that are ours."""
         return f"{self.prefix}cloche:"
@@ -81,6 +86,15 @@ class Keys:
     def batch(self, identity: str) -> str:
         """String: a batch of published messages that has arrived."""
         return f"{self.own}batch:{identity}"
+
+    @property
+    def snapshots(self) -> str:
+        """Hash: id of a purge -> what it set aside (JSON)."""
+        return f"{self.own}snapshots"
+
+    def snapshot(self, identity: str, step: int) -> str:
+        """List: messages of one priority a purge set aside."""
+        return f"{self.own}snapshot:{identity}:{step}"
 
     @property
     def dead(self) -> str:

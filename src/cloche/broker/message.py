@@ -69,6 +69,12 @@ def count_death(envelope: Envelope, consumer: str, at: float) -> None:
     headers[DEATHS] = [*known, {"consumer": consumer, "at": at}]
 
 
+def published(envelope: Envelope) -> float | None:
+    """When a producer of ours published it, Unix seconds; stock producers do not say."""
+    at = envelope["properties"].get("timestamp")
+    return float(at) if isinstance(at, int | float) else None
+
+
 def forgive(envelope: Envelope) -> None:
     """Forget all deaths: the message starts afresh."""
     for name in (DELIVERY_COUNT, DEATHS):

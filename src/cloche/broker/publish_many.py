@@ -88,13 +88,20 @@ def publish_many(app: Celery, signatures: Iterable[Any]) -> Published:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One task to send: what ``apply_async`` is given."""
+    """One task to send. ``kind`` is the same for calls that differ in arguments alone."""
 
     signature: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: dict[str, Any]
     kind: object
+
+    def apply(self, producer: Any, sample: Mapping[str, Any]) -> Any:
+        """Let Celery publish it."""
+        if isinstance(self.signature, Signature):  # has its arguments and options in itself
+            return self.signature.apply_async(producer=producer, **sample)
+        options = {**self.options, **sample}
+        return self.signature.apply_async(self.args, self.kwargs, producer=producer, **options)
 
     @classmethod
     def of(cls, app: Celery, signature: Any) -> _Call:
@@ -131,10 +138,7 @@ def _publish(app: Celery, calls: Iterable[_Call]) -> Published:
 
 def _one_by_one(producer: Any, calls: Iterable[_Call], published: Published) -> None:
     for call in calls:
-        result = call.signature.apply_async(
-            call.args, call.kwargs, producer=producer, **call.options
-        )
-        published.ids.append(result.id)
+        published.ids.append(call.apply(producer, {}).id)
 
 
 class _Making:
@@ -144,7 +148,7 @@ class _Making:
         self._producer = producer
         self._channel = channel
         self._templates: dict[object, list[tuple[str, str, int, Template]] | None] = {}
-        self._ids = iter(())
+        self._ids: Iterator[str] = iter(())
         # Who listens to each publish must hear of each.
         self._plain = not (
             signals.before_task_publish.receivers
@@ -160,14 +164,16 @@ class _Making:
             return
         task_id = self._next_id()
         for queue, suffix, wait, template in templates:
-            yield _Made(task_id, queue, suffix, wait, template.fill(task_id, call.args, call.kwargs))
+            yield _Made(
+                task_id, queue, suffix, wait, template.fill(task_id, call.args, call.kwargs)
+            )
 
     def _next_id(self) -> str:
         found = next(self._ids, None)
         if found is None:
             self._ids = iter(new_ids(CHUNK))
             found = next(self._ids)
-        return str(found)
+        return found
 
     def _templates_of(self, call: _Call) -> list[tuple[str, str, int, Template]] | None:
         if call.kind not in self._templates:
@@ -187,10 +193,10 @@ class _Making:
             return None
 
     def _capture(self, call: _Call, sample: Mapping[str, Any]) -> list[Captured]:
-        self._channel.captured = captured = []
+        captured: list[Captured] = []
+        self._channel.captured = captured
         try:
-            options = {**call.options, **sample}
-            call.signature.apply_async(call.args, call.kwargs, producer=self._producer, **options)
+            call.apply(self._producer, sample)
         finally:
             self._channel.captured = None
         return captured

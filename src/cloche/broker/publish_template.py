@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import time
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +20,13 @@ from kombu.utils.json import dumps
 
 from cloche.broker import message
 
-_ID, _ARGS, _KWARGS, _BODY, _TAG = (f"@@cloche-{n}@@" for n in ("id", "args", "kw", "body", "tag"))
-_MARK = re.compile("@@cloche-(?:id|args|kw|body|tag)@@")
+_KINDS = ("id", "args", "kw", "body", "tag", "at")
+_MARKS = [f"@@cloche-{kind}@@" for kind in _KINDS]
+_ID, _ARGS, _KWARGS, _BODY, _TAG, _AT = _MARKS
+_MARK = re.compile('"@@cloche-at@@"|@@cloche-(?:id|args|kw|body|tag)@@')
 _encode = json.JSONEncoder().encode
-_SCALARS = frozenset({int, str, float, bool, type(None)})
+_SCALARS = frozenset({int, float, bool, type(None)})
+_QUOTES = re.compile(r"['\"\\]")
 
 #: Celery's default for argsrepr_maxsize and kwargsrepr_maxsize (celery/app/amqp.py).
 REPR_LIMIT = 1024
@@ -48,12 +52,13 @@ class Template:
             raise NotTemplatableError
         _, _, embed = json.loads(base64.b64decode(envelope["body"]))
         envelope["body"] = _BODY
-        envelope["properties"]["delivery_tag"] = _TAG
+        envelope["properties"].update(delivery_tag=_TAG, timestamp=_AT)
+        for name in ("argsrepr", "kwargsrepr"):
+            envelope["properties"].pop(name, None)  # Celery passes unknown options on
         text = dumps(envelope)
         self._embed = dumps(embed)
         self._fixed = _MARK.split(text)
-        order = [_ID, _ARGS, _KWARGS, _BODY, _TAG]
-        self._order = [order.index(mark) for mark in _MARK.findall(text)]
+        self._order = [_MARKS.index(mark.strip('"')) for mark in _MARK.findall(text)]
 
     def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The text of one message. Raises kombu's EncodeError or TypeError."""
@@ -64,6 +69,7 @@ class Template:
             _encode(_repr(kwargs))[1:-1] if kwargs else "{}",
             b2a_base64(body, newline=False).decode(),
             task_id,
+            f"{time.time():.3f}",
         )
         fixed = self._fixed
         parts = [fixed[0]]
@@ -90,9 +96,16 @@ def _json(value: Any) -> str:
         return str(dumps(value))  # dates, UUIDs, …: kombu's own way
 
 
+def _is_plain(item: Any) -> bool:
+    """Whether saferepr would write what repr writes."""
+    if type(item) is str:
+        return item.isascii() and item.isprintable() and not _QUOTES.search(item)
+    return type(item) in _SCALARS
+
+
 def _repr(value: Any) -> str:
     items = value.values() if isinstance(value, Mapping) else value
-    if all(type(item) in _SCALARS for item in items):
+    if all(map(_is_plain, items)):
         text = repr(value)
         if len(text) <= REPR_LIMIT:
             return text

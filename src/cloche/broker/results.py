@@ -71,7 +71,11 @@ class _OneCall:
         """Nothing: whoever waits for the result subscribes then, and looks afterwards."""
 
     async def aget(
-        self, task_id: str, *, timeout: float | None = None, propagate: bool = True
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (as AsyncResult.get)
+        propagate: bool = True,
     ) -> Any:
         """The task's result, waited for without blocking the event loop.
 
@@ -100,6 +104,11 @@ def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend 
     return found
 
 
-async def aget(result: Any, *, timeout: float | None = None, propagate: bool = True) -> Any:
+async def aget(
+    result: Any,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 (as AsyncResult.get)
+    propagate: bool = True,
+) -> Any:
     """``AsyncResult.get`` for coroutines; ``result`` must come from this backend."""
     return await result.backend.aget(result.id, timeout=timeout, propagate=propagate)

@@ -65,7 +65,7 @@ class GroupCommit:
                     return
             try:
                 replies = _send(client, batch)
-            except BaseException as error:
+            except Exception as error:  # noqa: BLE001 (each caller gets it)
                 replies = [error] * len(batch)
             for one, reply in zip(batch, replies, strict=True):
                 one.reply = reply

@@ -10,6 +10,7 @@ import redis
 import redis.asyncio
 from celery import states
 from kombu.utils.encoding import ensure_bytes
+from redis.asyncio.sentinel import Sentinel
 
 #: Seconds between looks at the result itself, should a notification be lost.
 LOOK_AGAIN = 5.0
@@ -41,13 +42,13 @@ class ResultWaiter:
             of_loop[backend] = cls(backend)
         return of_loop[backend]
 
-    async def meta(self, task_id: str, timeout: float | None) -> dict[str, Any]:
+    async def meta(self, task_id: str, seconds: float | None) -> dict[str, Any]:
         """The task's decoded state once it is final. Raises TimeoutError."""
         key = ensure_bytes(self._backend.get_key_for_task(task_id))
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             while True:
                 value = await self._next(key)
-                meta: dict[str, Any] | None = value and self._backend.decode_result(value)
+                meta: dict[str, Any] = self._backend.decode_result(value) if value else {}
                 if meta and meta["status"] in states.READY_STATES:
                     return meta
 
@@ -93,7 +94,7 @@ class ResultWaiter:
         """Close its connections."""
         if self._reader is not None:
             self._reader.cancel()
-        await self._pubsub.aclose()  # type: ignore[no-untyped-call]
+        await self._pubsub.aclose()
         await self._client.aclose()
         await self._client.connection_pool.disconnect()
 
@@ -128,16 +129,19 @@ def _connect(backend: Any) -> Any:
 def _through_sentinel(pool: Any, options: dict[str, Any]) -> Any:
     manager = pool.sentinel_manager
     addresses = [
-        (one.connection_pool.connection_kwargs["host"], one.connection_pool.connection_kwargs["port"])
+        (
+            one.connection_pool.connection_kwargs["host"],
+            one.connection_pool.connection_kwargs["port"],
+        )
         for one in manager.sentinels
     ]
-    found = redis.asyncio.sentinel.Sentinel(addresses, **options)
+    found: Any = Sentinel(addresses, **options)  # type: ignore[no-untyped-call]
     return found.master_for(pool.service_name)
 
 
 #: Options the asynchronous connections take as well.
 _OPTIONS = frozenset(
-    "host port path db username password socket_timeout socket_connect_timeout socket_keepalive "
-    "health_check_interval client_name credential_provider ssl_keyfile ssl_certfile "
-    "ssl_cert_reqs ssl_ca_certs ssl_check_hostname".split()
+    {"host", "port", "path", "db", "username", "password", "client_name", "credential_provider"}
+    | {"socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"}
+    | {"ssl_keyfile", "ssl_certfile", "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname"}
 )

@@ -42,8 +42,8 @@ class Transport(stock.Transport):
     def _refuse_cluster(self) -> None:
         try:
             mode = self.channels[0].own.info("server").get("redis_mode")
-        except redis.exceptions.ResponseError:
-            return  # an ACL user without INFO
+        except redis.exceptions.RedisError:
+            return  # an ACL user without INFO, or a publisher whose server is away
         if mode == "cluster":
             raise BrokerError(
                 "This server is part of a Redis Cluster, which cannot carry this transport.",
