@@ -6,6 +6,7 @@ Kept from kombu: bindings, fanout, priorities, key prefix, message format. Repla
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from kombu.transport import redis as stock
 
 from cloche.broker import lease_table, lua, message, transport_url
 from cloche.broker.channel_consuming import Consuming
+from cloche.broker.channel_events import EventBuffer
 from cloche.broker.commands import send
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.fetch import Fetch, Fetched
@@ -87,6 +89,7 @@ class Channel(Consuming, stock.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.inbox: deque[Fetched] = deque()
         self.no_ack_queues: set[str] = set()
+        self.events = EventBuffer(super()._put_fanout)
         super().__init__(*args, **kwargs)
         suffixes = tuple(self._q_for_pri("", step) for step in self.priority_steps)
         self.keys = Keys(self.global_keyprefix, suffixes)
@@ -114,6 +117,17 @@ class Channel(Consuming, stock.Channel):
             self.connection_class = self.connection_class_ssl
         found: dict[str, Any] = super()._connparams(asynchronous)
         return {**found, **transport_url.parameters(client)}
+
+    # -- publishing
+
+    def _put_fanout(
+        self, exchange: str, message: message.Envelope, routing_key: str, **kwargs: Any
+    ) -> None:
+        if kwargs.get("_publish_batch") is None and self.events.take(
+            exchange, message, routing_key
+        ):
+            return
+        super()._put_fanout(exchange, message, routing_key, **kwargs)
 
     # -- publishing while the server is away
 
@@ -250,6 +264,8 @@ class Channel(Consuming, stock.Channel):
         """Give everything back and end the lease if it was the last channel."""
         if not self.closed:
             self.stop_consuming()
+            with contextlib.suppress(*ERRORS):
+                self.events.flush()
         super().close()
         if self._claim is not None:
             lease_table.release(self)

@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -35,6 +36,10 @@ OVERDUE_SECONDS = 5
 #: Seconds a batch may be delivered without letting the event loop run. The solo pool runs each
 #: task within its delivery; its acknowledgement is only made when the loop runs again.
 DELIVERY_BUDGET = 0.005
+
+
+#: Seconds between small fetches.
+FETCH_INTERVAL = 0.004
 
 
 class Consuming:
@@ -67,6 +72,7 @@ class Consuming:
         self._drained = False
         self._announced = False
         self._send_text = False
+        self._fetched_at = 0.0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
         self._more: tuple[socket.socket, socket.socket] | None = None
@@ -157,13 +163,32 @@ class Consuming:
         else:
             self._send_fetch()
 
+    def _holds_back(self, wanted: int) -> bool:
+        """Whether to wait a moment, so that one fetch brings more than a message or two.
+
+        Only where an event loop wakes us, only when most of what may be held is held.
+        """
+        if self.wake_later is None or 2 * wanted >= self.qos.prefetch_count:
+            return False
+        rest = self._fetched_at + FETCH_INTERVAL - time.monotonic()
+        if rest <= 0:
+            return False
+        self.wake_later(rest)
+        return True
+
+    @property
+    def wake_later(self) -> Callable[[float], Any] | None:
+        """Makes the event loop turn after some seconds; None without an event loop."""
+        found: Callable[[float], Any] | None = self.connection.wake_later
+        return found
+
     def _send_wait(self) -> None:
         bells = [self.keys.bell(queue) for queue in self.active_queues]
         self._send("BRPOP", *bells, WAIT_SECONDS)
 
     def _send_fetch(self) -> None:
         wanted = self.qos.capacity()
-        if not wanted:
+        if not wanted or self._holds_back(wanted):
             return
         claim = self.claim
         queues = self._queue_cycle.consume(len(self.active_queues))
@@ -177,6 +202,7 @@ class Consuming:
             claim.acks.take(),
             self.queue_order_strategy == "round_robin",
         )
+        self._fetched_at = time.monotonic()
         self._send(*fetch.command(text=self._send_text))
 
     def _send(self, *words: Any) -> None:

@@ -23,8 +23,13 @@ class Store:
     reply: Any = None
     done: threading.Event = field(default_factory=threading.Event)
 
+    def first(self) -> list[Any]:
+        """The words that store it where nothing is stored: the usual case."""
+        limit = ["EX", self.seconds] if self.seconds else []
+        return ["SET", self.key, self.value, "NX", *limit]
+
     def command(self, *, text: bool = False) -> list[Any]:
-        """The words to send."""
+        """The words that replace what is stored, if that may be."""
         arguments: list[Any] = [self.value, self.seconds, self.seen]
         return lua.STORE.command([self.key], arguments, text=text)  # type: ignore[list-item]
 
@@ -73,21 +78,34 @@ class GroupCommit:
 
 
 def _send(client: redis.Redis, batch: list[Store]) -> list[Any]:
-    replies = _pipeline(client, batch, text=False)
-    unknown = [i for i, reply in enumerate(replies) if _is_unknown_script(reply)]
-    if unknown:
-        again = _pipeline(client, [batch[i] for i in unknown], text=True)
-        for i, reply in zip(unknown, again, strict=True):
-            replies[i] = reply
+    """One reply each: 1 stored, 0 not to be replaced, bytes to be judged, or an error.
+
+    A notification of a state that may not replace a success reaches nobody who waits: they
+    were told of the success, or find it when they look after subscribing.
+    """
+    new = [one for one in batch if not one.seen]
+    words = [words for one in new for words in (one.first(), ["PUBLISH", one.key, one.value])]
+    outcome: dict[int, Any] = {}
+    for one, reply in zip(new, _pipeline(client, words)[::2], strict=True):
+        outcome[id(one)] = 1 if reply is True or reply == b"OK" else reply
+    again = [one for one in batch if outcome.get(id(one)) is None]
+    for one, reply in zip(again, _replace(client, again), strict=True):
+        outcome[id(one)] = reply
+    return [outcome[id(one)] for one in batch]
+
+
+def _replace(client: redis.Redis, batch: list[Store]) -> list[Any]:
+    replies = _pipeline(client, [one.command() for one in batch])
+    if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+        # Nothing was stored where the script is not known; elsewhere repeating does no harm.
+        replies = _pipeline(client, [one.command(text=True) for one in batch])
     return replies
 
 
-def _is_unknown_script(reply: object) -> bool:
-    return isinstance(reply, redis.exceptions.NoScriptError)
-
-
-def _pipeline(client: redis.Redis, batch: list[Store], *, text: bool) -> list[Any]:
+def _pipeline(client: redis.Redis, commands: list[list[Any]]) -> list[Any]:
+    if not commands:
+        return []
     with client.pipeline(transaction=False) as pipe:
-        for one in batch:
-            pipe.execute_command(*one.command(text=text))  # type: ignore[no-untyped-call]
+        for words in commands:
+            pipe.execute_command(*words)  # type: ignore[no-untyped-call]
         return pipe.execute(raise_on_error=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -24,6 +25,9 @@ class Transport(stock.Transport):
     """
 
     Channel = Channel
+
+    #: Set by an event loop; see :meth:`Consuming.wake_later`.
+    wake_later: Callable[[float], Any] | None = None
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         transport_url.check(client)
@@ -51,6 +55,11 @@ class Transport(stock.Transport):
                 why="Moving a message between keys must be atomic; a cluster spreads keys.",
                 fix="Use a single server, or Sentinel for failover: cloche+sentinel://…",
             )
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Be driven by Celery's event loop."""
+        super().register_with_event_loop(connection, loop)
+        self.wake_later = lambda seconds: loop.call_later(seconds, int)
 
     def _collect(self, connection: Any) -> None:
         """Called by kombu after a connection error, instead of closing in good order."""

@@ -1,17 +1,11 @@
--- Store a task's state unless it has succeeded already, and tell those who wait.
+-- Replace a task's state unless it has succeeded already, and tell those who wait.
 -- KEYS: 1 result
 -- ARGV: 1 value, 2 time to live in s (0 for ever), 3 SHA-1 of the value the client has seen and
 --       knows not to be a success, or ""
 -- Returns 1 when stored, 0 when there was a success, else the stored value: one that only the
 -- client can decode (pickled, compressed).
-local function set(...)
-    if ARGV[2] == '0' then
-        return redis.call('SET', KEYS[1], ARGV[1], ...)
-    end
-    return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], ...)
-end
-if not set('NX') then
-    local found = redis.call('GET', KEYS[1])
+local found = redis.call('GET', KEYS[1])
+if found then
     local head = '{"status": "'
     if string.sub(found, 1, #head) == head then
         if string.sub(found, #head + 1, #head + 8) == 'SUCCESS"' then
@@ -20,7 +14,11 @@ if not set('NX') then
     elseif redis.sha1hex(found) ~= ARGV[3] then
         return found
     end
-    set()
+end
+if ARGV[2] == '0' then
+    redis.call('SET', KEYS[1], ARGV[1])
+else
+    redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 return 1
