@@ -1,0 +1,285 @@
+"""kombu's Redis channel with another way of delivering.
+
+Kept from kombu: bindings, fanout, priorities, key prefix, message format. Replaced: fetching
+(atomic, in batches), acknowledging (in batches), what becomes of unsettled messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import redis
+from kombu.transport import redis as stock
+
+from cloche.broker import lease_table, lua, message, transport_url
+from cloche.broker.channel_consuming import Consuming
+from cloche.broker.channel_events import EventBuffer
+from cloche.broker.commands import send
+from cloche.broker.dead_letters import DeadLetters
+from cloche.broker.fetch import Fetch, Fetched
+from cloche.broker.keys import Keys
+from cloche.broker.lease import Lease, field_of, key_of, tag_of
+from cloche.broker.message import Message
+from cloche.broker.outage import ERRORS
+from cloche.broker.publish_outbox import Outbox, SpoolingOutbox
+from cloche.broker.qos import QoS
+
+#: A message on its way: its queue, its priority's suffix, its envelope.
+Captured = tuple[str, str, message.Envelope]
+
+logger = logging.getLogger("cloche.transport")
+
+
+def patient_client(make: Any, *args: Any, **kwargs: Any) -> Any:
+    """A client that may be made while the server is away; kombu pings with each new channel."""
+    client = make(*args, **kwargs)
+    ping = client.ping
+
+    def patient() -> bool:
+        try:
+            return bool(ping())
+        except ERRORS:
+            return False
+
+    client.ping = patient
+    return client
+
+
+class Channel(Consuming, stock.Channel):
+    """A channel of :class:`cloche.broker.transport.Transport`.
+
+    Transport options besides kombu's: ``lease`` (s), ``max_deliveries`` (deaths of consumers
+    before a message is a dead letter), ``max_message_bytes``, ``publish_on_outage`` ("raise"
+    or "spool") and ``spool_directory``.
+    """
+
+    QoS = QoS
+    Message = Message
+
+    lease = 30.0
+    max_deliveries = 3
+    max_message_bytes = 10_000_000
+    publish_on_outage = "raise"
+    spool_directory: str | None = None
+    socket_timeout = 5
+    socket_connect_timeout = 5
+    socket_keepalive = True
+    health_check_interval = 5
+    from_transport_options = (
+        *stock.Channel.from_transport_options,
+        "lease",
+        "max_deliveries",
+        "max_message_bytes",
+        "publish_on_outage",
+        "spool_directory",
+    )
+
+    #: While set, messages are collected here instead of being sent: (queue, suffix, message).
+    captured: list[Captured] | None = None
+
+    _own: redis.Redis | None = None
+    _claim: Lease | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.inbox: deque[Fetched] = deque()
+        self.no_ack_queues: set[str] = set()
+        self.events = EventBuffer(super()._put_fanout)
+        super().__init__(*args, **kwargs)
+        suffixes = tuple(self._q_for_pri("", step) for step in self.priority_steps)
+        self.keys = Keys(self.global_keyprefix, suffixes)
+        self.outbox = self._new_outbox()
+        self.start_consuming()
+
+    @property
+    def waiting(self) -> int:
+        """Messages fetched and not yet delivered."""
+        return len(self.inbox)
+
+    @property
+    def own(self) -> redis.Redis:
+        """A client that takes key names as they are. Making one takes 100 µs: it is kept."""
+        pool = self.pool
+        if self._own is None or self._own.connection_pool is not pool:
+            self._own = redis.Redis(connection_pool=pool)
+        return self._own
+
+    # -- connection parameters
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        client = self.connection.client
+        if transport_url.uses_tls(client):
+            self.connection_class = self.connection_class_ssl
+        found: dict[str, Any] = super()._connparams(asynchronous)
+        return {**found, **transport_url.parameters(client)}
+
+    # -- publishing
+
+    def _put_fanout(
+        self, exchange: str, message: message.Envelope, routing_key: str, **kwargs: Any
+    ) -> None:
+        if kwargs.get("_publish_batch") is None and self.events.take(
+            exchange, message, routing_key
+        ):
+            return
+        super()._put_fanout(exchange, message, routing_key, **kwargs)
+
+    # -- publishing while the server is away
+
+    @property
+    def _spools(self) -> bool:
+        return self.publish_on_outage == "spool"
+
+    def _new_outbox(self) -> Outbox | SpoolingOutbox:
+        def client() -> redis.Redis:
+            return self.own
+
+        if not self._spools:
+            return Outbox(client, self.keys)
+        found = self.pool.connection_kwargs
+        server = " ".join(str(found.get(name)) for name in ("host", "port", "path", "db"))
+        return SpoolingOutbox(client, self.keys, self.spool_directory, server)
+
+    def _get_client(self) -> Any:
+        found = super()._get_client()
+        return partial(patient_client, found) if self._spools else found
+
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))
+        except ERRORS:
+            # Declaring a queue asks for its length: kombu/transport/virtual/base.py.
+            if self._spools and not self.claimed:
+                return 0
+            raise
+
+    def _queue_bind(self, *args: Any) -> None:
+        try:
+            super()._queue_bind(*args)
+        except ERRORS:
+            # Tasks for a queue are sent to it by name; no binding is looked up.
+            if not self._spools or self.claimed:
+                raise
+
+    # -- what is claimed
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this channel ever held a message."""
+        return self._claim is not None
+
+    @property
+    def claim(self) -> Lease:
+        """This process' lease on the server; taken on first use."""
+        if self._claim is None:
+            self._claim = lease_table.lease(self)
+        if not self._claim.consumer:
+            self._claim.join(self.own)
+        return self._claim
+
+    def give_back(self, tags: Iterable[str]) -> None:
+        """Put messages in flight back to the front of their queues, marked redelivered."""
+        claim = self.claim
+        fields = [field_of(tag)[1] for tag in tags if claim.holds(tag)]
+        # The first fetched goes last, so that it is the next to be popped.
+        fields.sort(key=lambda field: int(field.partition("/")[0]), reverse=True)
+        moves: list[str] = []
+        for field, raw in zip(fields, self._texts(claim, fields), strict=True):
+            if raw is not None:
+                envelope = message.decode(raw)
+                message.mark_redelivered(envelope)
+                moves += [field, key_of(field), message.encode(envelope)]
+        if moves:
+            lua.REQUEUE.run(self.own, [claim.inflight], moves)
+        claim.let_go(fields)
+
+    def _texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+        if not fields:
+            return []
+        return list(send(self.own, "HMGET", claim.inflight, *fields))
+
+    def refuse(self, tag: str, reason: str = "rejected", detail: str = "") -> None:
+        """Make a dead letter of a message in flight."""
+        claim = self.claim
+        if not claim.holds(tag):
+            claim.tell_late(1)
+            return
+        field = field_of(tag)[1]
+        (raw,) = self._texts(claim, [field])
+        if raw is not None:
+            DeadLetters(self.own, self.keys).bury(claim.inflight, field, raw, reason, detail)
+        claim.let_go([field])
+
+    # -- publishing
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if kwargs.get("_publish_batch") is not None or queue in self._expires:
+            super()._put(queue, message, **kwargs)
+            return
+        # AMQP's name for it; tells how long the front of a queue has waited.
+        message["properties"].setdefault("timestamp", round(time.time(), 3))
+        suffix = self._q_for_pri("", self._get_message_priority(message, reverse=False))
+        if self.captured is not None:
+            self.captured.append((queue, suffix, message))
+            return
+        self.outbox.send(queue, suffix, message)
+
+    # -- consuming
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        (self.no_ack_queues.add if no_ack else self.no_ack_queues.discard)(queue)
+        found = super().basic_consume(queue, no_ack, *args, **kwargs)
+        if queue not in self.active_fanout_queues:
+            self.consuming_changed()
+        return found
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        found = super()._basic_cancel(consumer_tag)
+        self.consuming_changed()
+        return found
+
+    def _get(self, queue: str) -> dict[str, Any]:
+        while fetched := self._fetch_one(queue):
+            envelope = self.opened(fetched)
+            if envelope is not None:
+                return envelope
+        raise stock.Empty
+
+    def _fetch_one(self, queue: str) -> Fetched | None:
+        claim, asker = self.claim, object()
+        fetch = Fetch(self.keys, claim.consumer, claim.ask(asker, 1), 1, [queue])
+        fetched: list[Fetched] = []
+        try:
+            fetched = fetch.read(fetch.run(self.own))
+        finally:
+            claim.answered(asker, [found.field for found in fetched])
+        return fetched[0] if fetched else None
+
+    def close(self) -> None:
+        """Give everything back and end the lease if it was the last channel."""
+        if not self.closed:
+            self.stop_consuming()
+            with contextlib.suppress(*ERRORS):
+                self.events.flush()
+        super().close()
+        if self._claim is not None:
+            lease_table.release(self)
+
+    def orphan(self) -> None:
+        """Close after a connection error: what is in use stays leased."""
+        if not self.closed:
+            self.stop_consuming()
+            if self._qos is not None:
+                self._qos.orphan()
+            self.auto_delete_queues.clear()
+            super().close()
+            lease_table.release(self, orphaned=True)
+
+    def tag(self, field: str) -> str:
+        """The delivery tag of a message we hold."""
+        return tag_of(self.claim.consumer, field)

@@ -1,0 +1,77 @@
+"""kombu's poller of many channels, which lets no outage reach the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kombu.transport import redis as stock
+
+from cloche.broker.outage import ERRORS
+
+#: Our name for the socket of :attr:`Consuming.more` in kombu's table of descriptors.
+MORE = "MORE"
+
+
+class Poller(stock.MultiChannelPoller):
+    """Errors of the server pause a channel instead of restarting Celery's consumer."""
+
+    def on_poll_start(self) -> None:
+        """Called before every poll."""
+        self._update_brpop_polling()
+        for channel in list(self._channels):
+            if not channel.fetching.pausing:
+                self._guard(channel, channel.failed, self._fetch, channel)
+            if channel.active_fanout_queues and not channel.listening.pausing:
+                self._guard(channel, channel.deaf, self._listen, channel)
+
+    def _fetch(self, channel: Any) -> None:
+        channel.tick()
+        if channel.active_queues and channel.qos.can_consume():
+            self._register_BRPOP(channel)
+
+    def _listen(self, channel: Any) -> None:
+        self._register_LISTEN(channel)
+        channel.listening.over()
+
+    def _guard(
+        self, channel: Any, failed: Callable[[BaseException], None], run: Any, *args: Any
+    ) -> Any:
+        try:
+            return run(*args)
+        except ERRORS as error:
+            if channel.closed:
+                raise
+            failed(error)
+            return None
+
+    def on_readable(self, fileno: int) -> Any:
+        """A socket has something to read."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, None))
+        if channel is None:
+            return None
+        if kind == MORE:
+            return self._guard(channel, channel.failed, channel.deliver_more)
+        failed = channel.deaf if kind == "LISTEN" else channel.failed
+        return self._guard(channel, failed, super().on_readable, fileno)
+
+    def watch(self, channel: Any) -> None:
+        """Poll the socket that tells of undelivered messages."""
+        self._fd_to_chan[channel.more.fileno()] = (channel, MORE)
+        self.poller.register(channel.more, self.eventflags)
+
+    def unwatch(self, channel: Any) -> None:
+        """Poll it no more."""
+        fileno = channel.more.fileno()
+        self._fd_to_chan.pop(fileno, None)
+        self._unregister_from_poll(fileno)
+
+    def maybe_restore_messages(self) -> None:
+        """Nothing to do: dead consumers are the reaper's."""
+
+    def on_poll_init(self, poller: Any) -> None:
+        """Use the event loop's poller."""
+        self.poller = poller
+
+    def maybe_check_brpop_health(self) -> None:
+        """Nothing to do: each channel checks before every poll."""

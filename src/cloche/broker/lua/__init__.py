@@ -1,0 +1,60 @@
+"""The Lua scripts beside this file, each one atomic step of the transport.
+
+Sent by their SHA-1; a server that does not know one (restarted, failed over, flushed) gets
+the text. Messages are moved by Lua and edited by Python: cjson would turn ``[]`` into ``{}``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import redis
+
+from cloche.broker.commands import send
+
+Argument = str | bytes | int
+
+
+class Script:
+    """One script: ``run`` it on a client, or ``command`` it on a connection of one's own."""
+
+    def __init__(self, name: str) -> None:
+        self.text = resources.files(__name__).joinpath(f"{name}.lua").read_text("utf-8")
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(
+        self, keys: Sequence[str], arguments: Sequence[Argument], *, text: bool = False
+    ) -> list[Argument]:
+        """The words of EVALSHA, or of EVAL with ``text``."""
+        head: list[Argument] = ["EVAL", self.text] if text else ["EVALSHA", self.sha]
+        return [*head, len(keys), *keys, *arguments]
+
+    def run(
+        self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[Argument] = ()
+    ) -> Any:
+        """Run it and return the reply. Raises what redis-py raises."""
+        try:
+            return send(client, *self.command(keys, arguments))
+        except redis.exceptions.NoScriptError:
+            return send(client, *self.command(keys, arguments, text=True))
+
+
+PUBLISH = Script("publish")
+JOIN = Script("join")
+RENEW = Script("renew")
+LEAVE = Script("leave")
+FETCH = Script("fetch")
+REQUEUE = Script("requeue")
+BURY = Script("bury")
+PARK = Script("park")
+TICK = Script("tick")
+REVIVE = Script("revive")
+STORE = Script("store")
+PUBLISH_MANY = Script("publish_many")
+PARK_MANY = Script("park_many")
+MOVE = Script("move")
+PURGE = Script("purge")
+RESTORE = Script("restore")

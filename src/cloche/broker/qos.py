@@ -1,0 +1,83 @@
+"""What a channel has delivered and not yet settled, within its prefetch limit."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kombu.transport import virtual
+
+#: Messages fetched at once where the consumer set no limit.
+FETCH_LIMIT = 100
+
+
+class QoS(virtual.QoS):
+    """kombu's bookkeeping; settling goes to the channel's lease."""
+
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._pid = os.getpid()
+
+    def capacity(self) -> int:
+        """How many messages may be fetched now."""
+        if not self.can_consume():
+            return 0
+        if "can_consume" in self.__dict__:
+            # Celery's worker_disable_prefetch replaces the method by one that answers for one
+            # message at a time (celery/worker/consumer/tasks.py).
+            return 1
+        if not self.prefetch_count:
+            return FETCH_LIMIT
+        used: int = len(self._delivered) - len(self._dirty) + self.channel.waiting
+        free: int = self.prefetch_count - used
+        return max(0, min(FETCH_LIMIT, free))
+
+    def can_consume(self) -> bool:
+        """Whether one more message may be fetched."""
+        limit = self.prefetch_count
+        used = len(self._delivered) - len(self._dirty) + self.channel.waiting
+        return not limit or used < limit
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message is done with."""
+        self.channel.claim.settle(delivery_tag)
+        self._quick_ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Back to the front of its queue, or to the dead letters."""
+        if requeue:
+            self.channel.give_back([delivery_tag])
+        else:
+            self.channel.refuse(delivery_tag)
+        self._quick_ack(delivery_tag)
+
+    def forget(self, delivery_tag: str) -> None:
+        """Free its place without telling the server."""
+        self._quick_ack(delivery_tag)
+
+    def orphan(self) -> None:
+        """The channel closes, the process goes on: what is in use stays leased."""
+        self._on_collect.cancel()
+        self._flush()
+        for tag, message in self._delivered.items():
+            self.channel.claim.adopt(tag, message)
+        self._delivered.clear()
+
+    def restore_unacked(self) -> list[Any]:
+        """Everything unsettled goes back to the front of its queue."""
+        self._flush()
+        tags = list(self._delivered)
+        self._delivered.clear()
+        if tags:
+            self.channel.give_back(tags)
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """The same at the end of the channel, and never in a forked child."""
+        if os.getpid() == self._pid and self.channel.claimed:
+            super().restore_unacked_once(stderr)
+        else:
+            self._on_collect.cancel()
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: dead consumers are the reaper's."""

@@ -1,0 +1,114 @@
+"""The result backend of ``cloche+redis://`` URLs: Celery's own, with fewer round trips.
+
+Keys, values and notifications stay Celery's: stock clients read these results. Storing a state
+is one call (stock: GET, then SETEX + PUBLISH); calls of threads that finish together share a
+round trip; sending a task does not subscribe to its result, only waiting for it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from celery import states
+from celery.app.base import Celery
+from celery.backends import redis as stock
+from celery.exceptions import BackendStoreError
+from kombu.utils.encoding import bytes_to_str
+
+from cloche.broker.results_commit import GroupCommit, Store
+from cloche.broker.results_waiting import ResultWaiter
+
+
+class _OneCall:
+    """What both backends below do otherwise than Celery's."""
+
+    app: Any
+    client: Any
+    expires: int | None
+    failure_expires: int | None
+    _MAX_STR_VALUE_SIZE: int
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None = None,
+        request: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        meta = self._get_result_meta(  # type: ignore[attr-defined]
+            result=result, state=state, traceback=traceback, request=request
+        )
+        meta["task_id"] = bytes_to_str(task_id)
+        value = self.encode(meta)  # type: ignore[attr-defined]
+        if len(value) > self._MAX_STR_VALUE_SIZE:
+            raise BackendStoreError(
+                "value too large for Redis backend", state=state, task_id=task_id
+            )
+        seconds = self.failure_expires if state == states.FAILURE else self.expires
+        key = self.get_key_for_task(task_id)  # type: ignore[attr-defined]
+        self.ensure(self._store, (key, value, int(seconds or 0)))  # type: ignore[attr-defined]
+        return result
+
+    def _store(self, key: str | bytes, value: str | bytes, seconds: int) -> None:
+        found = self._commit.store(self.client, Store(key, value, seconds))
+        while isinstance(found, bytes):
+            if self.decode_result(found)["status"] == states.SUCCESS:  # type: ignore[attr-defined]
+                return
+            seen = hashlib.sha1(found, usedforsecurity=False).hexdigest()
+            found = self._commit.store(self.client, Store(key, value, seconds, seen))
+
+    @property
+    def _commit(self) -> GroupCommit:
+        commit = self.__dict__.get("_group_commit")
+        if commit is None or commit.forked:
+            commit = self.__dict__["_group_commit"] = GroupCommit()
+        return commit
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Nothing: whoever waits for the result subscribes then, and looks afterwards."""
+
+    async def aget(
+        self,
+        task_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (as AsyncResult.get)
+        propagate: bool = True,
+    ) -> Any:
+        """The task's result, waited for without blocking the event loop.
+
+        Raises what the task raised (unless ``propagate`` is False: then the exception is
+        returned) and TimeoutError after ``timeout`` seconds.
+        """
+        meta = await ResultWaiter.of(self).meta(task_id, timeout)
+        result = self.meta_from_decoded(meta)["result"]  # type: ignore[attr-defined]
+        if propagate and meta["status"] in states.PROPAGATE_STATES:
+            raise result if isinstance(result, BaseException) else RuntimeError(repr(result))
+        return result
+
+
+class RedisBackend(_OneCall, stock.RedisBackend):
+    """``cloche+redis://``, ``cloche+rediss://``, ``cloche+socket://``."""
+
+
+class SentinelBackend(_OneCall, stock.SentinelBackend):
+    """``cloche+sentinel://``."""
+
+
+def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend | SentinelBackend:
+    """What Celery calls for ``result_backend = "cloche+…://"`` (entry point)."""
+    kind = SentinelBackend if (url or "").startswith("sentinel") else RedisBackend
+    found: RedisBackend | SentinelBackend = kind(app=app, url=url, **kwargs)
+    return found
+
+
+async def aget(
+    result: Any,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 (as AsyncResult.get)
+    propagate: bool = True,
+) -> Any:
+    """``AsyncResult.get`` for coroutines; ``result`` must come from this backend."""
+    return await result.backend.aget(result.id, timeout=timeout, propagate=propagate)

@@ -1,0 +1,70 @@
+"""The transport of ``cloche+redis://``, ``cloche+rediss://`` and ``cloche+sentinel://`` URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from kombu.transport import redis as stock
+
+from cloche.broker import dead_letters_celery, transport_url
+from cloche.broker.channel import Channel
+from cloche.broker.channel_poller import Poller
+from cloche.broker.channel_sentinel import SentinelChannel
+from cloche.errors import BrokerError, BrokerFault
+
+__all__ = ["Transport", "dead_letters_celery"]
+
+
+class Transport(stock.Transport):
+    """Redis and Valkey without loss; see docs/transport.md.
+
+    ``driver_type`` stays "redis": Celery switches mingle, gossip and worker_disable_prefetch
+    on by it.
+    """
+
+    Channel = Channel
+
+    #: Set by an event loop; see :meth:`Consuming.wake_later`.
+    wake_later: Callable[[float], Any] | None = None
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        transport_url.check(client)
+        if transport_url.scheme_of(client).startswith("sentinel"):
+            self.Channel = SentinelChannel
+            self.default_port = 26379
+        super().__init__(client, **kwargs)
+        self.cycle = Poller()
+
+    def establish_connection(self) -> Any:
+        """Connect. Raises BrokerError for a Redis Cluster."""
+        connection = super().establish_connection()
+        self._refuse_cluster()
+        return connection
+
+    def _refuse_cluster(self) -> None:
+        try:
+            mode = self.channels[0].own.info("server").get("redis_mode")
+        except redis.exceptions.RedisError:
+            return  # an ACL user without INFO, or a publisher whose server is away
+        if mode == "cluster":
+            raise BrokerError(
+                "This server is part of a Redis Cluster, which cannot carry this transport.",
+                fault=BrokerFault.OTHER,
+                why="Moving a message between keys must be atomic; a cluster spreads keys.",
+                fix="Use a single server, or Sentinel for failover: cloche+sentinel://…",
+            )
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Be driven by Celery's event loop."""
+        super().register_with_event_loop(connection, loop)
+        self.wake_later = lambda seconds: loop.call_later(seconds, int)
+
+    def _collect(self, connection: Any) -> None:
+        """Called by kombu after a connection error, instead of closing in good order."""
+        for channel in {*self.channels, *self._avail_channels}:
+            channel.orphan()
+        self.channels.clear()
+        self._avail_channels.clear()
+        self.cycle.close()

@@ -1,0 +1,52 @@
+"""A plain Celery app, configured by the environment alone; tasks write to a ledger file.
+
+The ledger is outside the broker: one line an effect, appended with O_APPEND.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+from celery import Celery, Task
+
+app = Celery("ledger", broker=os.environ["LEDGER_BROKER"])
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=True,
+    broker_connection_retry_on_startup=True,
+    worker_send_task_events=False,
+    worker_hijack_root_logger=True,
+    **json.loads(os.environ.get("LEDGER_CONF", "{}")),
+)
+
+
+def write(word: str, number: int) -> None:
+    line = f"{word} {number} {os.getpid()} {time.time():.3f}\n".encode()
+    handle = os.open(os.environ["LEDGER_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(handle, line)
+    finally:
+        os.close(handle)
+
+
+@app.task
+def record(number: int, seconds: float = 0.0) -> None:
+    write("start", number)
+    if seconds:
+        time.sleep(seconds)
+    write("end", number)
+
+
+@app.task
+def kill_worker(number: int) -> None:
+    """Kill the whole worker: this process and, in a pool child, its parent."""
+    write("start", number)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+@app.task(bind=True)
+def tell_redelivered(self: Task, number: int) -> None:
+    write(f"redelivered={self.request.delivery_info['redelivered']}", number)

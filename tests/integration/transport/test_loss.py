@@ -1,0 +1,121 @@
+"""The faults that lose or repeat tasks on stock ``redis://``, on both transports."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.integration.transport.harness import Bench, connections, wait_until
+
+POOLS = ["prefork", "threads", "solo"]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_task_runs_once_and_nothing_stays_in_flight(bench: Bench, pool: str) -> None:
+    worker = bench.worker(pool)
+    for number in range(100):
+        bench.send(number)
+    wait_until(lambda: bench.done(100), "100 tasks ran")
+    wait_until(lambda: bench.inflight() == 0, "all acknowledged")
+    assert worker.stop() == 0
+    assert max(bench.ledger.count("start").values()) == 1
+    assert not bench.client.exists("cloche:leases")
+
+
+def freeze_publish_kill(bench: Bench, pool: str) -> None:
+    """SIGSTOP an idle worker, publish, SIGKILL it, start another."""
+    frozen = bench.worker(pool, 1)
+    time.sleep(0.5)  # it blocks on the server
+    frozen.signal(signal.SIGSTOP)
+    bench.send(0)
+    time.sleep(0.5)  # the server hands it over
+    frozen.kill()
+    bench.worker(pool, 1)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_published_to_a_frozen_worker_survives_its_kill(bench: Bench, pool: str) -> None:
+    freeze_publish_kill(bench, pool)
+    wait_until(lambda: bench.done(1), "the task ran", 15)
+    assert bench.ledger.count("start") == {0: 1}
+
+
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_loses_a_task_published_to_a_frozen_worker(bench: Bench) -> None:
+    freeze_publish_kill(bench, "solo")
+    time.sleep(3)
+    assert not bench.done(1)
+    assert bench.inflight() == 0  # nowhere any more
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_tasks_of_a_killed_worker_run_again_within_lease_and_five_seconds(
+    bench: Bench, pool: str
+) -> None:
+    numbers = 60
+    doomed = bench.worker(pool, 2)
+    for number in range(numbers):
+        bench.send(number, seconds=0.05)
+    wait_until(lambda: len(bench.ledger.count("end")) >= 10, "10 tasks ended")
+    doomed.kill()
+    started = time.monotonic()
+    running = {n for n, count in bench.ledger.count("start").items() if count} - set(
+        bench.ledger.count("end")
+    )
+    bench.worker(pool, 2)
+    wait_until(lambda: bench.done(numbers), "all tasks ran", 20)
+    took = time.monotonic() - started
+    repeated = {n for n, count in bench.ledger.count("start").items() if count > 1}
+    # Running at the kill, or ended within the last few ms with the acknowledgement unsent.
+    assert len(repeated) <= 2 + len(running)
+    assert took < 2.0 + 5 + numbers * 0.05 + 3  # lease + 5 s, the rest's work, a worker's start
+    wait_until(lambda: bench.inflight() == 0, "all acknowledged")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_cutting_all_connections_repeats_nothing_that_runs(bench: Bench, pool: str) -> None:
+    numbers = 12
+    worker = bench.worker(pool, 2)
+    for number in range(numbers):
+        bench.send(number, seconds=0.5)
+    for _ in range(3):
+        wait_until(lambda: bench.ledger.count("start"), "tasks run")
+        time.sleep(0.4)
+        for one in connections(bench.client):
+            bench.client.client_kill_filter(_id=one["id"])
+    wait_until(lambda: bench.done(numbers), "all tasks ran", 30)
+    wait_until(lambda: bench.inflight() == 0, "all acknowledged")
+    assert max(bench.ledger.count("start").values()) == 1
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_task_longer_than_any_timeout_runs_once(bench: Bench, pool: str) -> None:
+    bench.worker(pool, 1)
+    bench.send(0, seconds=6)  # three leases
+    bench.worker(pool, 1)
+    wait_until(lambda: bench.done(1), "the long task ended", 20)
+    time.sleep(1)
+    assert bench.ledger.count("start") == {0: 1}
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_full_server_pauses_and_loses_nothing(bench: Bench, pool: str) -> None:
+    worker = bench.worker(pool, 2)
+    bench.client.config_set("maxmemory-policy", "noeviction")
+    numbers = 40
+    for number in range(numbers):
+        bench.send(number, seconds=0.02)
+        if number == 10:
+            wait_until(lambda: bench.ledger.count("start"), "tasks run")
+    bench.client.config_set("maxmemory", 1)
+    try:
+        time.sleep(3)
+        assert worker.alive
+    finally:
+        bench.client.config_set("maxmemory", 0)
+    wait_until(lambda: bench.done(numbers), "all tasks ran", 20)
+    assert max(bench.ledger.count("start").values()) == 1
+    wait_until(lambda: bench.inflight() == 0, "all acknowledged")
