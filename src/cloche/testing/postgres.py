@@ -151,7 +151,9 @@ def find_programs() -> Path:
 
     Raises NotReadyError where there is none.
     """
-    found = [Path(path).resolve().parent for path in map(shutil.which, ("pg_ctl", "initdb")) if path]
+    found = [
+        Path(path).resolve().parent for path in map(shutil.which, ("pg_ctl", "initdb")) if path
+    ]
     versions = sorted(_DEBIAN.glob("*/bin"), key=lambda path: -_number(path.parent.name))
     for directory in (*found, *versions):
         if all((directory / name).exists() for name in ("initdb", "postgres")):
