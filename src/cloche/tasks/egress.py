@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import (
     IPv4Address,
@@ -25,6 +24,7 @@ from pathlib import Path
 import httpx
 
 from cloche.errors import EgressRefusedError, SettingsError
+from cloche.tasks.authorities import trusting
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -130,7 +130,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         # A kept connection is found again by address; it might be another host's.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._inner = httpx.AsyncHTTPTransport(
-            verify=_trust(ca_file), trust_env=False, limits=limits, http2=False
+            verify=trusting(ca_file), trust_env=False, limits=limits, http2=False
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -197,20 +197,6 @@ def ascii_host(url: httpx.URL) -> str:
     encode by IDNA 2003: another name than the one in the Host header (straße, strasse).
     """
     return url.raw_host.decode("ascii")
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    context = httpx.create_ssl_context(trust_env=False)
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise SettingsError(
-                f"download.ca_file cannot be used: {ca_file}.",
-                why=str(error),
-                fix="It must be a file of certificates in PEM form that this process may read.",
-            ) from error
-    return context
 
 
 def _network(text: str, setting: str) -> Network:

@@ -120,7 +120,14 @@ class PostgresProcess(ServerProcess):
     def _make_cluster(self) -> None:
         secret = self.directory / "password"
         secret.write_text(self.password)
-        command: list[str | Path] = [self._programs / "initdb", "-D", self._data, "--no-sync", "-U", "postgres"]
+        command: list[str | Path] = [
+            self._programs / "initdb",
+            "-D",
+            self._data,
+            "--no-sync",
+            "-U",
+            "postgres",
+        ]
         made = subprocess.run(
             [*command, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C"],
             cwd=self.directory,
