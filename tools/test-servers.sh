@@ -35,5 +35,5 @@ if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
 fi
 apt-get update -qq
 # shellcheck disable=SC2086 # a list of words
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    -o Dpkg::Options::=--force-confold $missing >/dev/null
+DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq \
+    --no-install-recommends $missing >/dev/null

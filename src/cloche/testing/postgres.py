@@ -120,16 +120,9 @@ class PostgresProcess(ServerProcess):
     def _make_cluster(self) -> None:
         secret = self.directory / "password"
         secret.write_text(self.password)
-        command: list[str | Path] = [
-            self._programs / "initdb",
-            "-D",
-            self._data,
-            "--no-sync",
-            "-U",
-            "postgres",
-        ]
+        options = ["--no-sync", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "-U", "postgres"]
         made = subprocess.run(
-            [*command, "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C"],
+            [self._programs / "initdb", *options, f"--pwfile={secret}", self._data],
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -29,10 +29,19 @@ class Authority:
             "keyUsage=digitalSignature\nextendedKeyUsage=serverAuth\n"
             "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
         )
-        authority = ["-CA", self.file, "-CAkey", self._key, "-CAcreateserial"]
+        authority: list[str | Path] = ["-CA", self.file, "-CAkey", self._key, "-CAcreateserial"]
         _openssl(
-            *("x509", "-req", "-in", request, "-out", signed, *authority),
-            *("-days", str(days), "-extfile", extensions),
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-out",
+            signed,
+            *authority,
+            "-days",
+            str(days),
+            "-extfile",
+            extensions,
         )
         return signed, key
 

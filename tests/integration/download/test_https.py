@@ -126,9 +126,9 @@ def test_an_unknown_authority_is_refused_and_the_setting_named(
 def test_an_expired_certificate_is_refused(
     tmp_path: Path, authority: Authority, client: Client
 ) -> None:
-    with FileServer(authority.certificate("old.example.test", days=-1)) as server:
-        with pytest.raises(DownloadRefusedError, match="has expired"):
-            client.fetch(_url(server, File(), host="old.example.test"))
+    expired = pytest.raises(DownloadRefusedError, match="has expired")
+    with FileServer(authority.certificate("old.example.test", days=-1)) as server, expired:
+        client.fetch(_url(server, File(), host="old.example.test"))
 
 
 def test_the_certificate_of_a_redirects_target_is_blamed_on_the_target(
