@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-import certifi
 import httpx
 
 from cloche.errors import SettingsError
@@ -26,7 +25,6 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def bundle(ca_file: Path) -> bytes:
+def bundle(ca_file: Path) -> str:
     """All of them in PEM form, for programs that read one file; raises as `trusting` does."""
-    trusting(ca_file)
-    return Path(certifi.where()).read_bytes() + b"\n" + ca_file.read_bytes()
+    return "".join(map(ssl.DER_cert_to_PEM_cert, trusting(ca_file).get_ca_certs(True)))

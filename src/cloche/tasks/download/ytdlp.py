@@ -93,7 +93,7 @@ class YtDlp:
         directory = _directory(partial)
         directory.mkdir(parents=True, exist_ok=True)
         if self._settings.ca_file:
-            (directory / _TRUSTED).write_bytes(bundle(self._settings.ca_file))
+            (directory / _TRUSTED).write_text(bundle(self._settings.ca_file))
         proxy = EgressProxy(self._guard, connect_timeout=self._settings.connect_timeout)
         async with proxy:
             try:
