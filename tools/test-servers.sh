@@ -1,14 +1,39 @@
 #!/bin/sh
-# What the tests drive and pip does not carry: Chromium. Installed when root;
-# otherwise the tests that need it are skipped with a loud line.
+# What the tests drive and pip does not carry: Chromium and PostgreSQL. Installed when root;
+# otherwise the tests that need them are skipped with a loud line.
 set -eu
-for name in chromium chromium-browser google-chrome; do
-    command -v "$name" >/dev/null 2>&1 && exit 0
-done
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "test: installing chromium"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
-else
-    echo "test: no Chromium; the browser tests will be skipped (apt-get install chromium)" >&2
+
+has_chromium() {
+    for name in chromium chromium-browser google-chrome; do
+        command -v "$name" >/dev/null 2>&1 && return 0
+    done
+    return 1
+}
+
+has_postgresql() {
+    command -v initdb >/dev/null 2>&1 && return 0
+    for program in /usr/lib/postgresql/*/bin/initdb; do
+        [ -x "$program" ] && return 0
+    done
+    return 1
+}
+
+missing=
+has_chromium || missing="$missing chromium"
+has_postgresql || missing="$missing postgresql"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+    echo "test: NOT INSTALLED, so their tests will be skipped:$missing (apt-get install$missing)" >&2
+    exit 0
 fi
+echo "test: installing$missing"
+# Debian's package would make a cluster and run it as a service; the tests make their own.
+if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+fi
+apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1 apt-get install -y -qq \
+    --no-install-recommends $missing >/dev/null

@@ -12,6 +12,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from kombu.exceptions import OperationalError
 
 from cloche.app import consumed_queues, declared_names
+from cloche.errors import SettingsError
 from cloche.launch.environment import Environment
 from cloche.settings import Settings
 from cloche.settings.celery_keys import REDIS_SCHEMES, kibibytes, scheme_of
@@ -40,10 +41,20 @@ def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
 
 
 def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
-    """The queues a worker consumes. Imports the application's task modules."""
+    """The queues a worker consumes. Imports the application's task modules.
+
+    Raises SettingsError if none is left: to Celery an empty list means all of them.
+    """
     app.loader.import_default_modules()
     wanted = worker.queues or consumed_queues(app)
-    return tuple(name for name in wanted if name not in worker.exclude_queues)
+    queues = tuple(name for name in wanted if name not in worker.exclude_queues)
+    if not queues:
+        raise SettingsError(
+            "this worker has no queue to consume",
+            why=f"of {', '.join(wanted)} it excludes all",
+            fix="name its queues with -Q, or exclude fewer",
+        )
+    return queues
 
 
 def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
