@@ -1,6 +1,7 @@
 """Cloche: the production layer for Celery.
 
 The application: :func:`create_app`, :func:`harden`.
+Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Downloads: :class:`Downloads`.
 """
@@ -12,14 +13,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloche.app import create_app, harden
+    from cloche.broker.publish_many import map_delay, publish_many
+    from cloche.broker.results import aget
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 
-__all__ = ["Downloads", "Settings", "create_app", "harden", "load"]
+__all__ = [
+    "Downloads",
+    "Settings",
+    "aget",
+    "create_app",
+    "harden",
+    "load",
+    "map_delay",
+    "publish_many",
+]
 
 _HOMES = {
     "create_app": "cloche.app",
     "harden": "cloche.app",
+    "aget": "cloche.broker.results",
+    "map_delay": "cloche.broker.publish_many",
+    "publish_many": "cloche.broker.publish_many",
     "Settings": "cloche.settings",
     "load": "cloche.settings",
     "Downloads": "cloche.tasks.download",

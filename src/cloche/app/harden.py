@@ -15,10 +15,11 @@ from pydantic import SecretStr
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
 from cloche.app.routing import all_routes, celery_routes, declared_names
+from cloche.app.task import Task
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
 from cloche.settings import load, mask_url
-from cloche.settings.celery_keys import CeleryDefault, celery_defaults
+from cloche.settings.celery_keys import CeleryDefault, celery_defaults, plain_url
 from cloche.settings.model import Settings
 
 #: Task modules of the families Cloche ships; imported by the worker, never from here.
@@ -58,7 +59,7 @@ def create_app(name: str = "cloche", settings: Settings | None = None, **options
     :class:`celery.Celery`. Raises SettingsError where the environment contradicts the settings.
     """
     settings = settings or found_settings()
-    app = Celery(name, **options)
+    app = Celery(name, **{"task_cls": Task, **options})
     app.cloche_queue = DEFAULT_QUEUE
     harden(app, settings)
     return app
@@ -83,10 +84,10 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
             left.append(LeftAlone(default.key, app.conf[default.key], default.value))
             continue
         applied.append(default)
-    _refuse_contradiction(applied)
+    notes = _refuse_contradiction(applied)
     _add_routes(app, settings)
     _add_families(app, settings)
-    notes = _add_limits(app, settings)
+    notes += _add_limits(app, settings)
     written = _written(app, before)
     done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
     app.cloche_settings, app.cloche_hardened = settings, done
@@ -141,19 +142,32 @@ def _written(app: Celery, before: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_contradiction(applied: Iterable[CeleryDefault]) -> None:
-    """Celery 5.7 reads these two variables before any configuration (celery.app.utils)."""
+def _refuse_contradiction(applied: Iterable[CeleryDefault]) -> list[str]:
+    """Celery 5.7 reads these two variables before any configuration (celery.app.utils).
+
+    Raises SettingsError where one names another place than the settings do. Sentences where
+    it names the same place for kombu's own transport.
+    """
     variables = {"broker_url": "CELERY_BROKER_URL", "result_backend": "CELERY_RESULT_BACKEND"}
+    notes = []
     for default in applied:
-        variable = variables.get(default.key)
-        value = os.environ.get(variable) if variable else None
-        if value and value != default.value:
+        variable = variables.get(default.key, "")
+        value = os.environ.get(variable, "") if variable else ""
+        if not value or value == default.value:
+            continue
+        if plain_url(value) != plain_url(default.value):
             raise SettingsError(
                 f"{variable} says {mask_url(value)}, "
                 f"but {default.setting} is {mask_url(default.value)}",
                 why=f"Celery reads {variable} before everything else, so it would win unseen",
                 fix=f"unset {variable}, or give both the same value",
             )
+        notes.append(
+            f"Celery itself reads {variable}, so kombu's own transport is used here: write "
+            f"{default.value.partition('://')[0]}:// in it "
+            "(or use REDIS_URL) for the one that loses no task"
+        )
+    return notes
 
 
 def _add_routes(app: Celery, settings: Settings) -> None:

@@ -32,6 +32,7 @@ class Commands(LazyGroup):
             "cloche.cli.dashboard:dashboard",
             "Show health, workers, queues and recent tasks on a web page.",
         ),
+        "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 

@@ -15,6 +15,7 @@ from cloche.broker.probe import probe_with_retries
 from cloche.errors import BrokerError
 from cloche.process.spec import ProcessSpec
 from cloche.settings import Settings
+from cloche.settings.celery_keys import plain_url
 from cloche.settings.model import BrokerSettings
 
 #: What a person on a terminal may answer when the broker cannot be used.
@@ -63,7 +64,7 @@ def settle_broker(settings: Settings, say: Say, ask: Ask | None = None) -> Broke
 
 
 def _asked(choice: Choice, wanted: BrokerSettings, say: Say) -> Broker:
-    url = choice.url or ""
+    url = plain_url(choice.url or "")
 
     def failed(attempt: int, error: BrokerError, delay: float) -> None:
         say(f"{error.what} (try {attempt} of {wanted.start_tries}, again in {delay:g} s)")

@@ -12,6 +12,7 @@ from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import BrokerError, BrokerFault
 from cloche.settings import Resolved, Settings, reload, to_environ
 from cloche.settings.celery_app import set_by_app
+from cloche.settings.celery_keys import results_url, transport_url
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,9 @@ def agree(environment: Environment, broker_url: str) -> Environment:
 def child_environ(resolved: Resolved, broker_url: str) -> dict[str, str]:
     """Variables that hand the command line's settings and the broker to another process."""
     environ = to_environ({**resolved.overrides(), "broker.url": broker_url})
-    environ["CELERY_BROKER_URL"] = broker_url
-    results = resolved.settings.results.url
-    if results is not None:
-        environ["CELERY_RESULT_BACKEND"] = results.get_secret_value()
+    environ["CELERY_BROKER_URL"] = transport_url(broker_url, resolved.settings)
+    if resolved.settings.results.url is not None:
+        environ["CELERY_RESULT_BACKEND"] = results_url(resolved.settings) or ""
     return environ
 
 

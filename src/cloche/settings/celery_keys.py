@@ -6,6 +6,7 @@ live workers and connections. No Celery is imported here: this is plain data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from pydantic import SecretStr
 
 from cloche.settings.model import Settings, WorkerSettings
 
-#: kombu's names of the Redis transports (kombu.transport.TRANSPORT_ALIASES) and ours.
-REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel", "valkey", "valkeys"})
+#: Schemes of Redis transports: kombu's (kombu.transport.TRANSPORT_ALIASES) and ours.
+REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel", "socket"})
+_OURS = "cloche+"
+_NEXT_URL = re.compile(r";(?=[A-Za-z][\w+.-]*://)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,33 @@ class CeleryDefault:
 
 def scheme_of(url: str | None) -> str:
     """The transport name of a broker URL, without Cloche's own prefix."""
-    return (url or "").partition("://")[0].lower().removeprefix("cloche+")
+    return (url or "").partition("://")[0].lower().removeprefix(_OURS)
+
+
+def transport_url(url: str, settings: Settings) -> str:
+    """``url`` (or each URL of a failover list) for the transport the settings ask for.
+
+    ``redis://h`` becomes ``cloche+redis://h``; other brokers stay as they are.
+    """
+    if settings.broker.transport == "stock":
+        return url
+    return ";".join(_ours(one) for one in _NEXT_URL.split(url))
+
+
+def plain_url(url: str) -> str:
+    """The same address for clients that know nothing of Cloche's transport."""
+    return ";".join(_theirs(one) for one in _NEXT_URL.split(url))
+
+
+def _ours(url: str) -> str:
+    if url.startswith(_OURS) or scheme_of(url) not in REDIS_SCHEMES:
+        return url
+    return _OURS + url.removeprefix("redis+")
+
+
+def _theirs(url: str) -> str:
+    plain = url.removeprefix(_OURS)
+    return f"redis+{plain}" if plain.startswith("socket://") else plain
 
 
 def celery_defaults(settings: Settings) -> tuple[CeleryDefault, ...]:
@@ -55,13 +84,21 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 def _addresses(settings: Settings) -> Iterator[CeleryDefault]:
     broker = _plain(settings.broker.url)
-    results = _plain(settings.results.url)
     if broker:
-        yield CeleryDefault("broker_url", broker, "where tasks travel", "broker.url")
-    if results is None and scheme_of(broker) in REDIS_SCHEMES:
-        results = broker
+        url = transport_url(broker, settings)
+        yield CeleryDefault("broker_url", url, "where tasks travel", "broker.url")
+    results = results_url(settings)
     if results:
         yield CeleryDefault("result_backend", results, "where results are kept", "results.url")
+
+
+def results_url(settings: Settings) -> str | None:
+    """Where results are kept: as set, else on the broker if that is Redis, else nowhere."""
+    results = _plain(settings.results.url)
+    broker = _plain(settings.broker.url)
+    if results is None and scheme_of(broker) in REDIS_SCHEMES:
+        results = broker
+    return transport_url(results, settings) if results else None
 
 
 def _broker(settings: Settings) -> Iterator[CeleryDefault]:
@@ -109,6 +146,12 @@ def _redis_options(settings: Settings) -> Iterator[tuple[str, Any]]:
     yield "socket_connect_timeout", broker.connect_timeout
     yield "socket_keepalive", broker.socket_keepalive
     yield "health_check_interval", broker.health_check_interval
+    if broker.transport == "cloche":
+        yield "lease", broker.lease
+        yield "max_deliveries", broker.max_deliveries
+        yield "publish_on_outage", broker.publish_on_outage
+        yield "spool_directory", str(settings.run_dir / "spool")
+        return
     yield "visibility_timeout", broker.visibility_timeout
     # A killed worker's messages are looked for every 10 s instead of every 100 s.
     yield "unacked_restore_interval", 10

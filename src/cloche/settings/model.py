@@ -58,6 +58,20 @@ class BrokerSettings(Section):
     publish_timeout: Seconds = Field(
         10, description="Seconds a publisher retries before the outage reaches its caller"
     )
+    transport: Literal["cloche", "stock"] = Field(
+        "cloche",
+        description="On Redis and Valkey: Cloche's transport, which loses no task, or kombu's own",
+    )
+    lease: Seconds = Field(
+        30, ge=1, description="Cloche's transport: silence after which a worker's tasks move on"
+    )
+    max_deliveries: int = Field(
+        3, ge=1, description="Cloche's transport: workers a task may kill before it is set aside"
+    )
+    publish_on_outage: Literal["raise", "spool"] = Field(
+        "raise",
+        description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
+    )
     visibility_timeout: int = Field(
         3600,
         ge=1,

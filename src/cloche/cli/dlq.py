@@ -1,0 +1,146 @@
+"""``cloche dlq``: the messages that will not be delivered again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from cloche.broker.channel import Channel
+from cloche.broker.dead_letters import DeadLetter, DeadLetters
+from cloche.cli.options import json_option, settings_options
+from cloche.errors import ClocheError, SettingsError
+from cloche.launch.environment import join
+from cloche.settings import Resolved
+
+
+@click.group()
+def dlq() -> None:
+    """List, show, retry and purge dead letters.
+
+    A message becomes one when it killed its workers, names an unknown task, or cannot be read.
+
+    \b
+    Examples:
+      $ cloche dlq list
+      $ cloche dlq retry --all
+    """
+
+
+@dlq.command("list")
+@click.option("-Q", "--queue", help="Only those from this queue.")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most.")
+@json_option
+@settings_options
+def list_letters(resolved: Resolved, as_json: bool, queue: str | None, limit: int) -> None:
+    """List dead letters, newest first.
+
+    \b
+    Examples:
+      $ cloche dlq list
+      $ cloche dlq list -Q mail --limit 5 --json
+    """
+    with _letters(resolved) as letters:
+        found = letters.latest(queue=queue, limit=limit)
+        total = len(letters)
+    if as_json:
+        click.echo(json.dumps([_fields(letter) for letter in found], indent=2))
+        return
+    for letter in found:
+        click.echo(
+            f"{letter.id}  {_when(letter)}  {letter.reason:<14}  "
+            f"{letter.queue}  {letter.task or '?'}  {letter.detail}"
+        )
+    click.echo(f"{total} dead letters" if total != 1 else "1 dead letter", err=True)
+
+
+@dlq.command()
+@click.argument("id")
+@json_option
+@settings_options
+def show(resolved: Resolved, as_json: bool, id: str) -> None:
+    """Show one dead letter: why, its history, the message itself.
+
+    \b
+    Examples:
+      $ cloche dlq show 0123456789ab
+    """
+    with _letters(resolved) as letters:
+        letter = letters.get(id)
+    if letter is None:
+        raise ClocheError(f"there is no dead letter {id}", fix="see: cloche dlq list")
+    fields = _fields(letter)
+    if as_json:
+        click.echo(json.dumps(fields, indent=2))
+        return
+    for name, value in fields.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        click.echo(f"{name:<8} {shown}")
+
+
+@dlq.command()
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@settings_options
+def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
+    """Put dead letters back into their queues, their deaths forgiven.
+
+    \b
+    Examples:
+      $ cloche dlq retry 0123456789ab
+      $ cloche dlq retry --all
+    """
+    with _letters(resolved) as letters:
+        done = letters.retry(_chosen(ids, everything))
+    click.echo(f"{done} put back")
+
+
+@dlq.command()
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@settings_options
+def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
+    """Delete dead letters for good.
+
+    \b
+    Examples:
+      $ cloche dlq purge 0123456789ab
+      $ cloche dlq purge --all
+    """
+    with _letters(resolved) as letters:
+        done = letters.purge(_chosen(ids, everything))
+    click.echo(f"{done} deleted")
+
+
+@contextmanager
+def _letters(resolved: Resolved) -> Iterator[DeadLetters]:
+    """Those of the broker the settings name. Raises SettingsError for another transport."""
+    with join(resolved).app.connection_for_write() as connection:
+        channel = connection.default_channel
+        if not isinstance(channel, Channel):
+            raise SettingsError(
+                "only Cloche's transport keeps dead letters",
+                why=f"this broker is used through {connection.transport.driver_name}",
+                fix="set broker.transport to cloche, on Redis or Valkey",
+            )
+        yield DeadLetters(channel.own, channel.keys)
+
+
+def _chosen(ids: tuple[str, ...], everything: bool) -> tuple[str, ...] | None:
+    """The ids, or None for all. Neither or both is a usage error."""
+    if everything == bool(ids):
+        raise click.UsageError("name the ids, or say --all")
+    return None if everything else ids
+
+
+def _when(letter: DeadLetter) -> str:
+    return datetime.fromtimestamp(letter.at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _fields(letter: DeadLetter) -> dict[str, object]:
+    fields = asdict(letter)
+    return {**fields, "at": _when(letter), "raw": letter.raw.decode(errors="replace")}
