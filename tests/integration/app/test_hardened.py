@@ -46,6 +46,11 @@ def test_broker_connections_have_timeouts_keepalive_and_health_checks(
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         options = client.connection_pool.connection_kwargs
         assert (options["socket_connect_timeout"], options["health_check_interval"]) == (5, 5)
+        assert connection.default_channel.lease == 30
+        assert connection.transport_cls == "cloche"
+    stock = client_app(broker_url, broker__transport="stock")
+    with stock.connection_for_write() as connection:
+        assert socket_of(connection.default_channel.client).gettimeout() == 5
         assert connection.default_channel.visibility_timeout == 3600
 
 
@@ -133,8 +138,9 @@ def test_a_read_only_broker_does_not_end_the_worker(
 def test_a_worker_outlasts_an_outage_that_its_own_limit_of_tries_would_not(
     broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
 ) -> None:
-    patient = start_worker(broker.url, "-c", "1", "--name", "patient")
-    hasty = start_worker(broker.url, "-c", "1", "--name", "hasty", PROBE_MAX_RETRIES="1")
+    stock = {"CLOCHE_BROKER__TRANSPORT": "stock"}
+    patient = start_worker(broker.url, "-c", "1", "--name", "patient", **stock)
+    hasty = start_worker(broker.url, "-c", "1", "--name", "hasty", PROBE_MAX_RETRIES="1", **stock)
     broker.kill()
     wait_for("the hasty one to give up", lambda: hasty.ended, 60)
     assert not patient.ended
@@ -201,11 +207,20 @@ def test_a_familys_time_limit_ends_its_task(
         result.get(timeout=30)
 
 
+@pytest.mark.parametrize("transport", ["cloche", "stock"])
 def test_a_killed_workers_task_comes_back_soon(
-    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+    broker: BrokerProcess,
+    start_worker: StartWorker,
+    client_app: ClientApp,
+    tmp_path: Path,
+    transport: str,
 ) -> None:
-    """acks_late, visibility_timeout and the restore interval (stock: 100 s more)."""
-    soon = {"CLOCHE_BROKER__VISIBILITY_TIMEOUT": "2"}
+    """acks_late; the lease, or visibility_timeout and the restore interval (stock: 100 s more)."""
+    soon = {
+        "CLOCHE_BROKER__TRANSPORT": transport,
+        "CLOCHE_BROKER__VISIBILITY_TIMEOUT": "2",
+        "CLOCHE_BROKER__LEASE": "2",
+    }
     first = start_worker(broker.url, "-c", "1", "--name", "first", **soon)
     ledger = tmp_path / "ledger"
     client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "x", 1.5))
@@ -318,8 +333,8 @@ def test_one_worker_does_not_hoard_what_others_could_run(
 def test_eta_tasks_do_not_fill_the_workers_memory_without_end(
     broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp
 ) -> None:
-    start_worker(broker.url, "-c", "1")
-    app, client = client_app(broker.url), broker.client()
+    start_worker(broker.url, "-c", "1", CLOCHE_BROKER__TRANSPORT="stock")
+    app, client = client_app(broker.url, broker__transport="stock"), broker.client()
     with app.pool.acquire() as connection:
         for _ in range(1010):
             app.send_task("tasks.probe.limits", countdown=3600, connection=connection, **IGNORED)
