@@ -1,0 +1,20 @@
+"""The same application and jobs as stock Celery's, by other URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.apps import case, celery
+from bench.apps.celery import app, noop, publish, publish_sleeps
+from cloche import map_delay
+
+__all__ = ["app", "celery", "noop", "publish", "publish_many", "publish_sleeps"]
+
+app.conf.broker_url = f"cloche+{case.URL}"
+if case.STORED:
+    app.conf.result_backend = f"cloche+{case.URL}"
+
+
+def publish_many(slots: Iterable[int]) -> None:
+    published = map_delay(noop, slots)
+    assert published.ok, published.failed
