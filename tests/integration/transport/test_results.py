@@ -55,7 +55,7 @@ def test_a_success_is_never_overwritten_and_other_states_are(app: Celery, serial
     app.conf.update(result_serializer=serializer, accept_content=["json", "pickle"])
     backend = app.backend
     for state in (states.STARTED, states.RETRY, states.FAILURE, states.SUCCESS):
-        value = ValueError("no") if state in states.EXCEPTION_STATES else 7
+        value: object = ValueError("no") if state in states.EXCEPTION_STATES else 7
         backend.store_result("id", value, state)
         assert backend._get_task_meta_for("id")["status"] == state
     for late in (states.FAILURE, states.REVOKED, states.STARTED):
