@@ -46,7 +46,9 @@ class BrokerProcess:
     """A Valkey server on a free loopback port and a unix socket, in a temporary directory.
 
     ``config`` are further lines of its configuration; ``persistent`` switches on an
-    append-only file that is synced at every write, so that ``kill`` loses nothing.
+    append-only file that is synced at every write, so that ``kill`` loses nothing. ``program``
+    is another server than the bundled one: redis-server, or a name like redis-sentinel, which
+    makes it a sentinel.
     On Linux it dies with the thread that started it (PR_SET_PDEATHSIG): start it from one
     that lives as long as the tests do.
     """
@@ -58,12 +60,13 @@ class BrokerProcess:
         config: Mapping[str, str | int] | None = None,
         persistent: bool = False,
         port: int | None = None,
+        program: str | Path | None = None,
     ) -> None:
         self.password = password
         self.port = port or free_port()
         self.config = dict(config or {})
         self.persistent = persistent
-        self._program = bundled_server() or find_server().path
+        self._program = program or bundled_server() or find_server().path
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
