@@ -92,6 +92,16 @@ class _OneCall:
 class RedisBackend(_OneCall, stock.RedisBackend):
     """``cloche+redis://``, ``cloche+rediss://``, ``cloche+socket://``."""
 
+    def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
+        # Celery refuses rediss:// without ssl_cert_reqs; as for the broker the certificate is
+        # verified unless the URL says otherwise.
+        found: dict[str, Any] = super()._params_from_url(url, defaults)
+        if url.startswith("rediss://"):
+            found.setdefault("ssl_cert_reqs", "required")
+            if "ssl_check_hostname" in found:
+                found["ssl_check_hostname"] = str(found["ssl_check_hostname"]).lower() != "false"
+        return found
+
 
 class SentinelBackend(_OneCall, stock.SentinelBackend):
     """``cloche+sentinel://``."""

@@ -18,7 +18,9 @@ class BrokerProcess(ServerProcess):
     """A Valkey server on a free loopback port and a unix socket, in a temporary directory.
 
     ``config`` are further lines of its configuration; ``persistent`` switches on an
-    append-only file that is synced at every write, so that ``kill`` loses nothing.
+    append-only file that is synced at every write, so that ``kill`` loses nothing. ``program``
+    is another server than the bundled one: redis-server, or a name like redis-sentinel, which
+    makes it a sentinel.
     """
 
     kind = "broker"
@@ -30,12 +32,13 @@ class BrokerProcess(ServerProcess):
         config: Mapping[str, str | int] | None = None,
         persistent: bool = False,
         port: int | None = None,
+        program: str | Path | None = None,
     ) -> None:
         super().__init__(port)
         self.password = password
         self.config = dict(config or {})
         self.persistent = persistent
-        self._program = bundled_server() or find_server().path
+        self._program = program or bundled_server() or find_server().path
 
     @property
     def url(self) -> str:

@@ -1,94 +1,163 @@
-"""Servers other than the plain one: Debian's Redis (TLS), Sentinel."""
+"""The servers and the ways to reach them that the transport is tested on."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
+from urllib.parse import quote
 
-import redis
+import pytest
 
 from cloche.broker.server import bundled_server
-from cloche.testing import free_port
+from cloche.testing import BrokerProcess, free_port
+from tests.integration.transport.harness import ROOT
 
-#: Where tools/test-servers.sh unpacks Debian's packages, without installing them.
-UNPACKED = Path(__file__).parents[3] / ".venv" / "servers"
-
-
-def debian_redis() -> Path | None:
-    """Redis with TLS: Debian's, unpacked or installed."""
-    unpacked = UNPACKED / "usr" / "bin" / "redis-server"
-    if unpacked.exists():
-        return unpacked
-    found = shutil.which("redis-server")
-    return Path(found) if found else None
+#: Name -> its program, None where it is not installed.
+PROGRAMS: dict[str, Path | None] = {
+    "valkey-9": bundled_server(),
+    "redis-7": Path(found) if (found := shutil.which("redis-server")) else None,
+}
+PASSWORD = "p@ss/w:rd"  # characters that must be quoted in a URL
 
 
-class ServerProcess:
-    """A server program with a configuration of its own, on a free loopback port."""
+def program(name: str) -> Path:
+    """The server's program; the test is skipped where there is none, in CI it fails."""
+    path = PROGRAMS[name]
+    if path is None:
+        why = f"{name}: no program (apt-get install redis-server, or: sh tools/test-servers.sh)"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return path
 
-    def __init__(
-        self,
-        directory: Path,
-        lines: list[str],
-        *,
-        program: Path | None = None,
-        sentinel: bool = False,
-        port: int | None = None,
-    ) -> None:
-        self.port = port or free_port()
-        self.directory = directory
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._conf = directory / "server.conf"
-        self._conf.write_text("\n".join([f"dir {directory}", 'save ""', *lines]) + "\n")
-        if sentinel:
-            self._conf.write_text("\n".join([f"dir {directory}", *lines]) + "\n")
-        self._command = [str(program or bundled_server()), str(self._conf)]
-        if sentinel:
-            self._command.append("--sentinel")
-        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Self:
-        libraries = UNPACKED / "usr" / "lib" / f"{os.uname().machine}-linux-gnu"
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "LD_LIBRARY_PATH": str(libraries)},
-            )
-        return self
+@dataclass(frozen=True)
+class Reached:
+    """A running server and how clients reach it: broker URL, result URL, transport options."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
-        if error is not None:
-            print((self.directory / "log").read_text(errors="replace")[-2000:])
+    server: BrokerProcess
+    url: str
+    results: str
+    options: dict[str, Any] = field(default_factory=dict)
 
-    def kill(self) -> None:
-        """kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(timeout=10)
-            self._process = None
 
-    def wait_ready(self, client: redis.Redis, seconds: float = 10) -> None:
-        """Until it answers ``client``."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                client.ping()
-            except redis.RedisError:
-                assert time.monotonic() < deadline, (self.directory / "log").read_text()
-                time.sleep(0.02)
-            else:
-                return
+def documented_rules(example: str) -> str:
+    """The rules of the user ``example`` in docs/servers.md, without its password."""
+    text = (ROOT / "docs" / "servers.md").read_text().replace("\\\n", " ")
+    found = re.search(rf"ACL SETUSER {example} on >\S+ (.+)", text)
+    assert found, f"docs/servers.md has no ACL SETUSER {example}"
+    return " ".join(found[1].split())
+
+
+@contextmanager
+def _tcp(path: Path) -> Iterator[Reached]:
+    with BrokerProcess(program=path) as server:
+        at = f"127.0.0.1:{server.port}/0"
+        yield Reached(server, f"cloche+redis://{at}", f"cloche+redis://{at}")
+
+
+@contextmanager
+def _socket(path: Path) -> Iterator[Reached]:
+    with BrokerProcess(program=path) as server:
+        at = server.unix_url.removeprefix("redis+")
+        yield Reached(server, f"cloche+{at}", f"cloche+{at}")
+
+
+@contextmanager
+def _password(path: Path) -> Iterator[Reached]:
+    with BrokerProcess(program=path, password=PASSWORD) as server:
+        url = server.url.replace("redis://", "cloche+redis://")
+        yield Reached(server, url, url)
+
+
+@contextmanager
+def _user(path: Path, example: str, options: dict[str, Any]) -> Iterator[Reached]:
+    with BrokerProcess(program=path) as server:
+        with server.client() as client:
+            rules = documented_rules(example).split()
+            client.execute_command("ACL", "SETUSER", example, "on", f">{PASSWORD}", *rules)
+        at = f"{example}:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/0"
+        yield Reached(server, f"cloche+redis://{at}", f"cloche+redis://{at}", options)
+
+
+def _user_of_the_database(path: Path) -> contextlib.AbstractContextManager[Reached]:
+    return _user(path, "tasks", {})
+
+
+def _user_of_a_prefix(path: Path) -> contextlib.AbstractContextManager[Reached]:
+    return _user(path, "shop", {"global_keyprefix": "shop:"})
+
+
+@contextmanager
+def tls_server(path: Path, folder: Path, *, clients: str = "no") -> Iterator[tuple[Any, int]]:
+    """A server with a certificate for 127.0.0.1; (server, its TLS port). ``clients``: whether
+    they need a certificate.
+    """
+    port = free_port()
+    config: dict[str, str | int] = {
+        "tls-port": port,
+        "tls-cert-file": f"{folder}/server.crt",
+        "tls-key-file": f"{folder}/server.key",
+        "tls-ca-cert-file": f"{folder}/ca.crt",
+        "tls-auth-clients": clients,
+    }
+    with BrokerProcess(program=path, config=config) as server:
+        yield server, port
+
+
+@contextmanager
+def _tls(path: Path) -> Iterator[Reached]:
+    with BrokerProcess() as folder_owner, contextlib.ExitStack() as stack:
+        folder = certificates(folder_owner.directory)
+        server, port = stack.enter_context(tls_server(path, folder))
+        url = f"cloche+rediss://127.0.0.1:{port}/0?ssl_ca_certs={folder}/ca.crt"
+        yield Reached(server, url, url)
+
+
+#: How a server is reached -> what makes such a server.
+CONNECTIONS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Reached]]] = {
+    "tcp": _tcp,
+    "socket": _socket,
+    "password": _password,
+    "acl": _user_of_the_database,
+    "acl-prefix": _user_of_a_prefix,
+    "tls": _tls,
+}
+
+#: What is tested; the bundled Valkey is built without TLS.
+COMBINATIONS = [
+    (server, connection)
+    for server in PROGRAMS
+    for connection in CONNECTIONS
+    if (server, connection) != ("valkey-9", "tls")
+]
+
+
+def certificates(folder: Path) -> Path:
+    """A private authority (ca.crt) and what it signed: server (for 127.0.0.1), other (for
+    another host), client; each with its key. Returns ``folder``.
+    """
+    _openssl(folder, "req", "-x509", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.crt")
+    names = {"server": "IP:127.0.0.1", "other": "DNS:elsewhere.example", "client": "DNS:client"}
+    for name, alternative in names.items():
+        _openssl(
+            folder,
+            *("req", "-x509", "-CA", "ca.crt", "-CAkey", "ca.key", "-subj", f"/CN={name}"),
+            *("-addext", f"subjectAltName={alternative}", "-addext", "basicConstraints=CA:FALSE"),
+            *("-keyout", f"{name}.key", "-out", f"{name}.crt"),
+        )
+    return folder
+
+
+def _openssl(folder: Path, *words: str) -> None:
+    command = ["openssl", *words, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
