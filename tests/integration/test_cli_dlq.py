@@ -1,0 +1,73 @@
+"""``cloche dlq`` on a real broker, with dead letters a real worker made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloche.app import create_app
+from cloche.settings import load
+from cloche.testing import BrokerProcess
+from tests.acceptance.stack import clean_environ, wait_for
+from tests.integration.app.conftest import StartWorker, start_worker
+
+__all__ = ["start_worker"]
+
+
+@pytest.fixture
+def dlq(broker: BrokerProcess, tmp_path: Path) -> Dlq:
+    return Dlq(broker, tmp_path)
+
+
+class Dlq:
+    def __init__(self, broker: BrokerProcess, directory: Path) -> None:
+        self.environ = clean_environ(REDIS_URL=broker.url)
+        self.directory = directory
+
+    def run(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "cloche", "dlq", *words],
+            cwd=self.directory,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def letters(self) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(self.run("list", "--json"))
+        return found
+
+
+def test_dead_letters_are_listed_shown_retried_and_purged(
+    broker: BrokerProcess, dlq: Dlq, start_worker: StartWorker
+) -> None:
+    start_worker(broker.url, "-c", "1")
+    app = create_app("client", load({"broker.url": broker.url}, environ={}).settings)
+    app.send_task("tasks.nobody.knows", (1,), task_id="lost-one", ignore_result=True)
+    with broker.client() as client:
+        client.lpush("default", "this is no message")
+    wait_for("both to be dead", lambda: len(dlq.letters()) == 2, 30)
+    by_reason = {str(letter["reason"]): letter for letter in dlq.letters()}
+    assert set(by_reason) == {"unknown-task", "undecodable"}
+    unknown = str(by_reason["unknown-task"]["id"])
+    assert "tasks.nobody.knows" in dlq.run("list")
+    assert "lost-one" in dlq.run("show", unknown)
+    assert "this is no message" in dlq.run("show", str(by_reason["undecodable"]["id"]))
+    assert dlq.run("retry", unknown).strip() == "1 put back"
+    wait_for("it to die again", lambda: len(dlq.letters()) == 2, 30)
+    assert dlq.run("purge", "--all").strip() == "2 deleted"
+    assert dlq.letters() == []
+
+
+def test_wrong_use_is_told(dlq: Dlq) -> None:
+    assert "--all" in dlq.run("purge", code=2)
+    assert "no dead letter" in dlq.run("show", "0123456789ab", code=1)
+    dlq.environ["CLOCHE_BROKER__TRANSPORT"] = "stock"
+    assert "only Cloche's transport" in dlq.run("list", code=2)
