@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
+from cloche.launch import collector
 from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
@@ -61,6 +62,7 @@ class Up:
     async def _serve(
         self, environment: Environment, broker: Broker, directory: RunDirectory
     ) -> int:
+        collector.resume()
         what = self._plan(environment, broker)
         supervisor = Supervisor(
             what.specs, run_directory=directory, output=self._output, on_change=self._tell
