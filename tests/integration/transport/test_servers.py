@@ -18,7 +18,7 @@ from cloche.broker import delayed
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
 from tests.integration.transport import servers
-from tests.integration.transport.harness import APP, Bench, Worker, wait_until
+from tests.integration.transport.harness import Bench, Worker, wait_until
 from tests.integration.transport.servers import COMBINATIONS, CONNECTIONS, Reached
 
 TASKS = "tests.integration.transport.servers_app"

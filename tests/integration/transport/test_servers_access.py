@@ -1,4 +1,4 @@
-"""What may not be: a user without a permission, a cluster, a replica."""
+"""What may not be: a user without a permission, a cluster, a replica, a scheme nobody knows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
@@ -86,6 +87,39 @@ def test_the_broker_check_names_what_an_acl_forbids(path: Path) -> None:
     with CONNECTIONS["acl"](path) as reached, pytest.raises(BrokerError) as told:
         probe(reached.url, key_prefix="other:")
     assert told.value.fault is BrokerFault.PERMISSION
+
+
+def test_a_user_who_may_pop_but_not_record_loses_nothing(limited: Bench) -> None:
+    change(limited, "resetkeys", "~celery*", "~_kombu*", "~cloche:leases", "~cloche:paused")
+    limited.client.lpush("celery", "message")
+    with Connection(limited.url) as connection, pytest.raises(redis.ResponseError):
+        connection.default_channel.basic_get("celery")
+    assert limited.client.lrange("celery", 0, -1) == ["message"]
+
+
+def test_a_wrong_password_is_refused_and_never_shown(path: Path) -> None:
+    with CONNECTIONS["password"](path) as reached:
+        wrong = reached.url.replace("p%40ss", "guessed")
+        assert wrong != reached.url
+        with Connection(wrong) as connection:
+            assert "guessed" not in connection.as_uri()
+            with pytest.raises(redis.AuthenticationError):
+                connection.connect()
+
+
+def test_another_database_is_another_place(path: Path) -> None:
+    with CONNECTIONS["tcp"](path) as reached:
+        with Connection(reached.url.removesuffix("0") + "3") as connection:
+            channel = connection.default_channel
+            channel.basic_publish(channel.prepare_message("x"), "", "somewhere")
+        with redis.Redis(port=reached.server.port, db=3) as client:
+            assert client.llen("somewhere") == 1
+
+
+def test_an_unknown_scheme_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(BrokerError, match="memcached") as told:
+        Connection("cloche+memcached://localhost/").connect()
+    assert "cloche+redis://" in told.value.fix
 
 
 def test_a_redis_cluster_is_refused_with_the_reason(path: Path, tmp_path: Path) -> None:
