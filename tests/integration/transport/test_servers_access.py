@@ -10,6 +10,7 @@ import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
+from cloche.broker.commands import send
 from cloche.broker.probe import probe
 from cloche.errors import BrokerError, BrokerFault
 from cloche.testing import BrokerProcess
@@ -35,7 +36,7 @@ def limited(path: Path, tmp_path: Path) -> Iterator[Bench]:
 
 
 def change(bench: Bench, *rules: str) -> None:
-    bench.client.execute_command("ACL", "SETUSER", "tasks", *rules)
+    send(bench.client, "ACL", "SETUSER", "tasks", *rules)
 
 
 def test_a_worker_that_may_not_fetch_says_so_and_goes_on_when_it_may(limited: Bench) -> None:
@@ -155,7 +156,7 @@ def _runs_once_it_is_the_master(replica: Reached, folder: Path) -> None:
     with Bench(replica.server, "cloche+redis", folder) as bench:
         worker = bench.worker("solo", 1, ready=False)
         wait_until(lambda: "this server is a replica of 127.0.0.1" in worker.log, "it says why")
-        bench.client.execute_command("REPLICAOF", "NO", "ONE")
+        send(bench.client, "REPLICAOF", "NO", "ONE")
         bench.send(1)
         wait_until(lambda: bench.done(1), "it runs what came", 30)
         assert worker.alive

@@ -73,7 +73,8 @@ def test_a_certificate_for_another_host_is_refused_unless_that_is_allowed(
 
 
 def test_options_of_celery_say_the_same_as_the_url(folder: Path, port: int) -> None:
-    broker = f"cloche+rediss://127.0.0.1:{port}/0"
+    # Another database than above: kombu shares connections by their URL, whatever their TLS.
+    broker = f"cloche+rediss://127.0.0.1:{port}/1"
     send(broker, broker_use_ssl={"ssl_ca_certs": str(folder / "ca.crt")})
 
 
@@ -90,22 +91,24 @@ def test_a_server_that_wants_client_certificates_gets_one(folder: Path) -> None:
 
 
 def test_results_can_be_awaited_over_tls(folder: Path, tmp_path: Path) -> None:
-    with servers.tls_server(servers.program("redis-7"), folder) as (server, port):
-        with Bench(server, "cloche+redis", tmp_path) as bench:
-            bench.url = url(port, ssl_ca_certs=folder / "ca.crt")
-            bench.worker(
-                "threads",
-                1,
-                conf={"imports": [NAME.rpartition(".")[0]], "result_backend": bench.url},
-            )
-            bench.app.conf.result_backend = bench.url
-            result = bench.app.send_task(NAME, [21])
+    with (
+        servers.tls_server(servers.program("redis-7"), folder) as (server, port),
+        Bench(server, "cloche+redis", tmp_path) as bench,
+    ):
+        bench.url = url(port, ssl_ca_certs=folder / "ca.crt")
+        bench.worker(
+            "threads",
+            1,
+            conf={"imports": [NAME.rpartition(".")[0]], "result_backend": bench.url},
+        )
+        bench.app.conf.result_backend = bench.url
+        result = bench.app.send_task(NAME, [21])
 
-            async def wait() -> Any:
-                try:
-                    return await aget(result, timeout=10)
-                finally:
-                    await results_waiting.close(result.backend)
+        async def wait() -> Any:
+            try:
+                return await aget(result, timeout=10)
+            finally:
+                await results_waiting.close(result.backend)
 
-            assert asyncio.run(wait()) == 42
-            wait_until(lambda: bench.inflight() == 0, "nothing in flight")
+        assert asyncio.run(wait()) == 42
+        wait_until(lambda: bench.inflight() == 0, "nothing in flight")
