@@ -57,10 +57,27 @@ async def paced(app: ModuleType, slots: range, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
+async def delayed(app: ModuleType, slots: range, seconds: float, spread: float = 0) -> None:
+    """Queue jobs due from ``seconds`` on, over ``spread`` seconds."""
+    waits = (seconds + spread * number / len(slots) for number in range(len(slots)))
+    await _call(app.publish_delayed, slots, waits)
+
+
+async def due(app: ModuleType, slots: range, moment: float, spread: float = 0) -> None:
+    """The same; ``moment`` is on the monotonic clock."""
+    waits = (
+        moment + spread * number / len(slots) - time.monotonic() for number in range(len(slots))
+    )
+    await _call(app.publish_delayed, slots, waits)
+
+
 _JOBS = {"fill": fill, "one": one, "many": many, "sleeps": sleeps, "paced": paced}
+_DELAYED = {"delayed": delayed, "due": due}
 
 
-async def _drive(job: str, app: ModuleType, slots: range, seconds: float, warm: bool) -> None:
+async def _drive(
+    job: str, app: ModuleType, slots: range, seconds: float, warm: bool, spread: float
+) -> None:
     if job == "many" and not hasattr(app, "publish_many"):
         print("{}")
         return
@@ -71,8 +88,14 @@ async def _drive(job: str, app: ModuleType, slots: range, seconds: float, warm: 
             await app.connect()
         for _ in range(WARM_UP if warm else 0):
             await _call(app.publish, -1)
+        if job == "revoke":
+            print(json.dumps({"median": app.revoke_delayed(len(slots))}))
+            return
         started, cpu = time.perf_counter(), time.process_time()
-        await _JOBS[job](app, slots, seconds)
+        if job in _DELAYED:
+            await _DELAYED[job](app, slots, seconds, spread)
+        else:
+            await _JOBS[job](app, slots, seconds)
         figures = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
     print(json.dumps(figures))
 
@@ -80,16 +103,17 @@ async def _drive(job: str, app: ModuleType, slots: range, seconds: float, warm: 
 def main() -> None:
     """Import the app and publish."""
     parser = argparse.ArgumentParser(prog="python -m bench.drive", description=__doc__)
-    parser.add_argument("job", choices=sorted(_JOBS))
+    parser.add_argument("job", choices=sorted({*_JOBS, *_DELAYED, "revoke"}))
     parser.add_argument("--app", required=True, help="module, e.g. bench.apps.celery")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--first", type=int, default=0, help="slot of the first job")
     parser.add_argument("--seconds", type=float, default=0.0, help="of a sleep or between jobs")
+    parser.add_argument("--spread", type=float, default=0.0, help="seconds from first to last due")
     parser.add_argument("--warm", action="store_true", help="publish unmarked jobs first")
     asked = parser.parse_args()
     app = importlib.import_module(asked.app)
     slots = range(asked.first, asked.first + asked.count)
-    asyncio.run(_drive(asked.job, app, slots, asked.seconds, asked.warm))
+    asyncio.run(_drive(asked.job, app, slots, asked.seconds, asked.warm, asked.spread))
 
 
 if __name__ == "__main__":

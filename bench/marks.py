@@ -45,6 +45,10 @@ class Marks:
         """The publisher is about to publish the job of this slot."""
         self._sent[slot] = time.monotonic_ns()
 
+    def expect(self, slot: int, at: float) -> None:
+        """The job of this slot is due then (seconds, monotonic clock)."""
+        self._sent[slot] = int(at * 1e9)
+
     def started(self, slot: int) -> None:
         """The job's first line runs."""
         self._started[slot] = time.monotonic_ns()

@@ -64,6 +64,10 @@ class Process:
         self._peak = max(self._peak, self._rss())
         return self._peak
 
+    def resident(self) -> float:
+        """The resident memory now, MiB, summed over the session."""
+        return self._rss()
+
     def watch_memory(self) -> None:
         """Sample the resident memory until it ends."""
         self._sampler.start()

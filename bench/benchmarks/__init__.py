@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.benchmarks import drain, idle, latency, publish, sleepers, start
+from bench.benchmarks import delayed, drain, idle, latency, publish, sleepers, start
 from bench.contestant import SETTINGS, Setting
 from bench.figures import Figures
 from bench.stage import Case, Stage
@@ -114,6 +114,26 @@ BENCHMARKS = (
         "celery prefork -c 1",
         idle.WORKERS,
         higher_is_better=False,
+    ),
+    Benchmark(
+        "delayed",
+        "jobs that wait an hour or more; of a tenth as many, how late they arrive and start",
+        delayed.measure,
+        delayed.slots,
+        {
+            "rate": "jobs/s",
+            "server_mib": "server MiB",
+            "worker_mib": "worker + MiB",
+            "idle_server_percent": "server %",
+            "revoke_ms": "revoke ms",
+            "promoted": "promoted/s",
+            "arrival_p50_ms": "p50 ms",
+            "arrival_p99_ms": "p99 ms",
+            "start_p50_ms": "start p50",
+            "start_p99_ms": "start p99",
+        },
+        "",
+        1_000_000,
     ),
     Benchmark(
         "start",

@@ -46,8 +46,13 @@ def delay_of(envelope: message.Envelope) -> int | None:
     moment = parse(headers["eta"])
     if moment is None:
         return None
+    return wait_until(moment) or None
+
+
+def wait_until(moment: datetime) -> int:
+    """ms from now, by the producer's clock; 0 if that is not worth waiting."""
     wait = int((moment - datetime.now(UTC)).total_seconds() * 1000)
-    return wait if wait >= LEAST_MS else None
+    return wait if wait >= LEAST_MS else 0
 
 
 def marked(envelope: message.Envelope, wait: int) -> str:

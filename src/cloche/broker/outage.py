@@ -53,7 +53,14 @@ class Outage:
             self._attempts = 0
 
 
+#: How servers say inside a script that an ACL forbids a command or key; Redis < 7.2, others.
+_DENIED = ("user executing the script", "ACL failure")
+
+
 def plain(error: BaseException) -> str:
-    """The error in one line."""
+    """The error in one line, with where to look when an ACL forbids something."""
     text = " ".join(str(error).split())
+    denied = isinstance(error, redis.exceptions.NoPermissionError)
+    if denied or any(words in text for words in _DENIED):
+        text += " (the server's ACL LOG names what is missing)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

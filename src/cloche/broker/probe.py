@@ -93,7 +93,20 @@ def loading_percent(client: redis.Redis) -> str:
     return f"{share:.0f} % read, about {info.get('loading_eta_seconds', '?')} s left"
 
 
+#: Our transport's URLs name the same servers as kombu's own.
+_OURS = {"cloche+socket://": "redis+socket://", "cloche+unix://": "redis+socket://"}
+_OURS |= {f"cloche+{scheme}://": f"{scheme}://" for scheme in ("redis", "rediss")}
+
+
+def _stock(url: str) -> str:
+    for ours, theirs in _OURS.items():
+        if url.startswith(ours):
+            return theirs + url.removeprefix(ours)
+    return url
+
+
 def _probe_one(url: str, connect: float, read: float, prefix: str) -> BrokerFacts:
+    url = _stock(url)
     if scheme_of(url) not in REDIS_SCHEMES:
         return probe_foreign(url, connect, read)
     at = parse_address(url)

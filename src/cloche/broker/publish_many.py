@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import signals
@@ -116,11 +117,23 @@ class _Call:
         kind: object = None
         if type(found) is Signature and "task_id" not in options:
             try:
-                kind = (found.task, tuple(sorted(options.items())))
+                fixed = {name: value for name, value in options.items() if name not in _DUE}
+                kind = (found.task, _due(options) is None, tuple(sorted(fixed.items())))
                 hash(kind)
             except TypeError:
                 kind = None
         return cls(found, tuple(found.args), dict(found.kwargs), options, kind)
+
+
+#: Options that tell when a task is due.
+_DUE = frozenset({"countdown", "eta"})
+
+
+def _due(options: Mapping[str, Any]) -> datetime | None:
+    """When a task with these options is due; None if at once."""
+    if options.get("countdown"):
+        return datetime.now(UTC) + timedelta(seconds=options["countdown"])
+    return delayed.parse(options.get("eta"))
 
 
 def _calls(task: Any, pairs: Iterable[tuple[Any, Any]], options: dict[str, Any]) -> Iterator[_Call]:
@@ -153,7 +166,7 @@ class _Making:
     def __init__(self, app: Celery, producer: Any, channel: Channel) -> None:
         self._producer = producer
         self._channel = channel
-        self._templates: dict[object, list[tuple[str, str, int, Template]] | None] = {}
+        self._templates: dict[object, list[tuple[str, str, Template]] | None] = {}
         self._ids: Iterator[str] = iter(())
         # Who listens to each publish must hear of each.
         self._plain = not (
@@ -170,10 +183,12 @@ class _Making:
             return
         check_arguments(call.signature, call.args, call.kwargs)
         task_id = self._next_id()
-        for queue, suffix, wait, template in templates:
-            yield _Made(
-                task_id, queue, suffix, wait, template.fill(task_id, call.args, call.kwargs)
-            )
+        due = _due(call.options)
+        eta = due.isoformat() if due else ""
+        wait = delayed.wait_until(due) if due else 0
+        for queue, suffix, template in templates:
+            text = template.fill(task_id, call.args, call.kwargs, eta, wait)
+            yield _Made(task_id, queue, suffix, wait, text)
 
     def _next_id(self) -> str:
         found = next(self._ids, None)
@@ -182,22 +197,22 @@ class _Making:
             found = next(self._ids)
         return found
 
-    def _templates_of(self, call: _Call) -> list[tuple[str, str, int, Template]] | None:
+    def _templates_of(self, call: _Call) -> list[tuple[str, str, Template]] | None:
         if call.kind not in self._templates:
             self._templates[call.kind] = self._new_templates(call)
         return self._templates[call.kind]
 
-    def _new_templates(self, call: _Call) -> list[tuple[str, str, int, Template]] | None:
+    def _new_templates(self, call: _Call) -> list[tuple[str, str, Template]] | None:
         try:
-            made = []
-            for queue, suffix, envelope in self._capture(call, SAMPLE):
-                wait = delayed.delay_of(envelope) or 0
-                if wait:
-                    envelope["headers"][message.DELAY] = wait
-                made.append((queue, suffix, wait, Template(envelope)))
-            return made
+            made = [
+                (queue, suffix, Template(envelope))
+                for queue, suffix, envelope in self._capture(call, SAMPLE)
+            ]
         except NotTemplatableError:
             return None
+        # Celery may know another meaning of what it was given (a task's own default eta).
+        known = _due(call.options) is not None
+        return made if all(one.delayed == known for _, _, one in made) else None
 
     def _capture(self, call: _Call, sample: Mapping[str, Any]) -> list[Captured]:
         captured: list[Captured] = []
@@ -227,7 +242,7 @@ def _chunks(messages: Iterable[_Made]) -> Iterator[list[_Made]]:
             len(chunk) >= CHUNK
             or size > CHUNK_BYTES
             or (one.queue, one.suffix) != (chunk[0].queue, chunk[0].suffix)
-            or one.wait != chunk[0].wait
+            or bool(one.wait) != bool(chunk[0].wait)
         ):
             yield chunk
             chunk, size = [], len(one.text)
@@ -261,10 +276,10 @@ def _send_once(channel: Channel, chunk: list[_Made], marker: str) -> None:
             keys.delaying,
             marker,
         ]
-        pairs: list[str] = []
+        triples: list[lua.Argument] = []
         for one in chunk:
-            pairs += [one.id, f"{one.suffix}:{one.text}"]
-        lua.PARK_MANY.run(channel.own, names, [first.queue, REMEMBER, first.wait, *pairs])
+            triples += [one.wait, one.id, f"{one.suffix}:{one.text}"]
+        lua.PARK_MANY.run(channel.own, names, [first.queue, REMEMBER, *triples])
     else:
         names = [
             keys.queue(first.queue, first.suffix),

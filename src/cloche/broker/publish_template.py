@@ -20,10 +20,10 @@ from kombu.utils.json import dumps
 
 from cloche.broker import message
 
-_KINDS = ("id", "args", "kw", "body", "tag", "at")
+_KINDS = ("id", "args", "kw", "body", "tag", "at", "eta", "wait")
 _MARKS = [f"@@cloche-{kind}@@" for kind in _KINDS]
-_ID, _ARGS, _KWARGS, _BODY, _TAG, _AT = _MARKS
-_MARK = re.compile('"@@cloche-at@@"|@@cloche-(?:id|args|kw|body|tag)@@')
+_ID, _ARGS, _KWARGS, _BODY, _TAG, _AT, _ETA, _WAIT = _MARKS
+_MARK = re.compile('"@@cloche-(?:at|wait)@@"|@@cloche-(?:id|args|kw|body|tag|eta)@@')
 _encode = json.JSONEncoder().encode
 _SCALARS = frozenset({int, float, bool, type(None)})
 _QUOTES = re.compile(r"['\"\\]")
@@ -40,7 +40,10 @@ class NotTemplatableError(Exception):
 
 
 class Template:
-    """Text of messages of one task with one set of options."""
+    """Text of messages of one task with one set of options, but for when it is due.
+
+    ``delayed``: whether the messages have an ``eta``.
+    """
 
     def __init__(self, envelope: message.Envelope) -> None:
         envelope = json.loads(dumps(envelope))
@@ -51,6 +54,9 @@ class Template:
         ):
             raise NotTemplatableError
         _, _, embed = json.loads(base64.b64decode(envelope["body"]))
+        self.delayed = bool(envelope["headers"].get("eta"))
+        if self.delayed:
+            envelope["headers"].update({"eta": _ETA, message.DELAY: _WAIT})
         envelope["body"] = _BODY
         envelope["properties"].update(delivery_tag=_TAG, timestamp=_AT)
         for name in ("argsrepr", "kwargsrepr"):
@@ -60,8 +66,18 @@ class Template:
         self._fixed = _MARK.split(text)
         self._order = [_MARKS.index(mark.strip('"')) for mark in _MARK.findall(text)]
 
-    def fill(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The text of one message. Raises kombu's EncodeError or TypeError."""
+    def fill(
+        self,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        eta: str = "",
+        wait: int = 0,
+    ) -> str:
+        """The text of one message, due at ``eta``, in ``wait`` ms.
+
+        Raises kombu's EncodeError or TypeError.
+        """
         body = f"[{_json(args)}, {_json(kwargs) if kwargs else '{}'}, {self._embed}]".encode()
         values = (
             task_id,
@@ -70,6 +86,8 @@ class Template:
             b2a_base64(body, newline=False).decode(),
             task_id,
             f"{time.time():.3f}",
+            eta,
+            str(wait),
         )
         fixed = self._fixed
         parts = [fixed[0]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
@@ -26,6 +26,10 @@ class Transport(stock.Transport):
 
     Channel = Channel
 
+    # A master that became a replica, or a worker that starts before the failover is over:
+    # a fault that passes, so Celery connects again and publishers retry.
+    connection_errors = (*stock.Transport.connection_errors, redis.exceptions.ReadOnlyError)
+
     #: Set by an event loop; see :meth:`Consuming.wake_later`.
     wake_later: Callable[[float], Any] | None = None
 
@@ -38,23 +42,30 @@ class Transport(stock.Transport):
         self.cycle = Poller()
 
     def establish_connection(self) -> Any:
-        """Connect. Raises BrokerError for a Redis Cluster."""
-        connection = super().establish_connection()
-        self._refuse_cluster()
-        return connection
+        """Connect.
 
-    def _refuse_cluster(self) -> None:
-        try:
-            facts = self.channels[0].own.info("server")
-        except redis.exceptions.RedisError:
-            return  # an ACL user without INFO, or a publisher whose server is away
-        if "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
+        Raises BrokerError for a Redis Cluster, ReadOnlyError for a replica: Celery tries again.
+        """
+        connection = super().establish_connection()
+        info = self._info()
+        if str(info.get("cluster_enabled")) == "1":
             raise BrokerError(
                 "This server is part of a Redis Cluster, which cannot carry this transport.",
                 fault=BrokerFault.OTHER,
                 why="Moving a message between keys must be atomic; a cluster spreads keys.",
                 fix="Use a single server, or Sentinel for failover: cloche+sentinel://…",
             )
+        if info.get("role") == "slave":
+            master = f"{info.get('master_host')}:{info.get('master_port')}"
+            raise redis.exceptions.ReadOnlyError(f"this server is a replica of {master}")
+        return connection
+
+    def _info(self) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = self.channels[0].own.info()
+        except redis.exceptions.RedisError:
+            return {}  # an ACL user without INFO, or a publisher whose server is away
+        return found
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Be driven by Celery's event loop."""

@@ -10,6 +10,7 @@ from typing import Self
 
 import redis
 
+from cloche.broker.commands import send
 from cloche.testing import BrokerProcess
 from tests.integration.transport.harness import wait_until
 
@@ -43,7 +44,7 @@ class SentinelGroup:
 
     def _told(self, sentinel: BrokerProcess) -> int:
         with sentinel.client() as client:
-            found = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
+            found = send(client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)
             return int(found[1]) if found else 0
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
+from cloche.broker.commands import send
 from cloche.broker.server import bundled_server
 from cloche.testing import BrokerProcess, free_port
 from tests.integration.transport.harness import ROOT
@@ -83,7 +84,7 @@ def _user(path: Path, example: str, options: dict[str, Any]) -> Iterator[Reached
     with BrokerProcess(program=path) as server:
         with server.client() as client:
             rules = documented_rules(example).split()
-            client.execute_command("ACL", "SETUSER", example, "on", f">{PASSWORD}", *rules)
+            send(client, "ACL", "SETUSER", example, "on", f">{PASSWORD}", *rules)
         at = f"{example}:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/0"
         yield Reached(server, f"cloche+redis://{at}", f"cloche+redis://{at}", options)
 
