@@ -69,6 +69,18 @@ class TaskRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A span of time (Unix seconds) about which nothing is known, and why.
+
+    ``since`` None: from the beginning of time; ``until`` None: it still lasts.
+    """
+
+    since: float | None
+    until: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The cluster at one moment (``at``, Unix seconds).
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
@@ -67,7 +68,11 @@ class BrokerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -93,7 +98,7 @@ class BrokerProcess:
     @property
     def unix_url(self) -> str:
         """``redis+socket://`` URL of database 0."""
-        return f"redis+socket://{self._userinfo}{self._socket}?virtual_host=0"
+        return f"redis+socket://{self._userinfo}{quote(str(self._socket))}?virtual_host=0"
 
     @property
     def pid(self) -> int:
@@ -161,7 +166,7 @@ class BrokerProcess:
 
     @property
     def _userinfo(self) -> str:
-        return f":{self.password}@" if self.password else ""
+        return f":{quote(self.password, safe='')}@" if self.password else ""
 
     @property
     def _socket(self) -> Path:

@@ -24,6 +24,7 @@ def configuration(
         "dir": quoted(str(directory)),
         "pidfile": quoted(str(pid_file)),
         "logfile": '""',
+        "loglevel": "warning",  # what a launcher's one log should carry
         "appendonly": "yes",
         "appendfsync": fsync,
         "aof-load-truncated": "yes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -40,7 +41,8 @@ class DataDirectory:
     @property
     def has_data(self) -> bool:
         """Whether a server has kept something here."""
-        return (self.path / "appendonlydir").exists() or (self.path / "appendonly.aof").exists()
+        # os.path: False where we may not look; `make` tells about that.
+        return any(os.path.exists(self.path / name) for name in ("appendonlydir", "appendonly.aof"))
 
     def password(self) -> str:
         """The server's password, made on first use and kept over restarts."""
@@ -113,7 +115,7 @@ class DataDirectory:
     def _unusable(self, error: OSError) -> BrokerError:
         return BrokerError(
             f"The embedded broker cannot keep its data in {self.path}",
-            fault=BrokerFault.PERMISSION,
-            why=f"{error.strerror} ({error.filename})",
+            fault=BrokerFault.FULL if error.errno == errno.ENOSPC else BrokerFault.PERMISSION,
+            why=str(error),
             fix="make it writable for this user, free disk space, or choose another run_dir",
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
@@ -99,10 +100,17 @@ class EmbeddedBroker:
         """The broker URL for everybody on this machine who knows the password."""
         return f"redis://:{self._files.password()}@127.0.0.1:{self.port}/0"
 
+    def running_url(self) -> str | None:
+        """The broker URL of the server that runs on this directory now, or None."""
+        port = self._files.state().get("port")
+        if not isinstance(port, int) or not self.ready():
+            return None
+        return f"redis://:{self._files.password()}@127.0.0.1:{port}/0"
+
     @property
     def unix_url(self) -> str:
         """The same server over its unix socket, for this user's processes."""
-        socket = self._files.socket()
+        socket = quote(str(self._files.socket()))
         return f"redis+socket://:{self._files.password()}@{socket}?virtual_host=0"
 
     def readiness(self) -> Health:

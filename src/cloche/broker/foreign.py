@@ -45,7 +45,7 @@ def _connection(url: str, connect_timeout: float, socket_timeout: float) -> Any:
     # py-amqp waits for ever for a server that accepts and says nothing, unless told otherwise.
     options = {"read_timeout": socket_timeout, "write_timeout": socket_timeout} if amqp else {}
     try:
-        connection: Any = Connection(  # type: ignore[no-untyped-call]
+        connection: Any = Connection(
             url, connect_timeout=connect_timeout, transport_options=options
         )
         _ = connection.transport_cls, connection.transport

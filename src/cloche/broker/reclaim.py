@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def reclaim(files: DataDirectory) -> Reclaimed | None:
     By force is safe: what it acknowledged is in the kernel's hands (write before reply).
     Raises ProcessError if it survives even that.
     """
-    if not files.path.is_dir():
+    if not os.path.isdir(files.path):  # False where we may not look, too
         return None
     found = _answering(files) or _silent(files)
     if found is None:

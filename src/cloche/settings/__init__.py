@@ -1,7 +1,8 @@
 """Settings: read once at the edge, each value with its origin, then frozen."""
 
+from cloche.settings.celery_app import set_by_app
 from cloche.settings.environment import to_environ
-from cloche.settings.loading import load
+from cloche.settings.loading import load, reload
 from cloche.settings.model import Settings
 from cloche.settings.origin import Candidate, Origin, Resolved
 from cloche.settings.secrets import mask, mask_url
@@ -14,5 +15,7 @@ __all__ = [
     "load",
     "mask",
     "mask_url",
+    "reload",
+    "set_by_app",
     "to_environ",
 ]

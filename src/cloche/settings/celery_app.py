@@ -1,13 +1,13 @@
 """What a Celery application set itself, as candidates for our settings.
 
-Names are those of Celery 5.7 (``celery/app/defaults.py``), in the lower-case spelling
-that ``app.conf.changes`` uses.
+Names are those of Celery 5.7 (``celery/app/defaults.py``), in lower case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from cloche.settings.keys import Path_
 from cloche.settings.origin import Origin
@@ -71,6 +71,27 @@ WORKER = (
         "worker_max_memory_per_child", ("max_memory_per_child",), _kibibytes, zero_is_unset=True
     ),
 )
+
+
+class Configuration(Protocol):
+    """What we need of ``app.conf``: ``celery.app.utils.Settings`` has both.
+
+    It knows old spellings and name spaces, and tells defaults from what was set.
+    """
+
+    def value_set_for(self, key: str) -> bool: ...
+
+    def __getitem__(self, key: str) -> Any: ...
+
+
+def set_by_app(conf: Configuration) -> dict[str, object]:
+    """The keys an application set that we have settings for: what ``load(app_conf=…)`` takes.
+
+    ``app.conf.changes`` would not do: it lacks what came from ``config_from_object``.
+    Ask before ``harden(app)``, which sets keys as well.
+    """
+    keys = [*(mapped.celery for mapped in (*MAPPED, *WORKER)), "broker_transport_options"]
+    return {key: conf[key] for key in keys if conf.value_set_for(key)}
 
 
 def read_app(reading: Reading, conf: Mapping[str, object]) -> None:

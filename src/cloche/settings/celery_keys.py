@@ -136,6 +136,12 @@ def _results(settings: Settings) -> Iterator[CeleryDefault]:
         "result_extended", results.extended, "a result tells its task", "results.extended"
     )
     yield CeleryDefault(
+        "result_backend_transport_options",
+        {"retry_policy": {"timeout": settings.broker.publish_timeout}},
+        "a publisher listens for the result first, and would try that for minutes",
+        "broker.publish_timeout",
+    )
+    yield CeleryDefault(
         "redis_socket_timeout",
         results.socket_timeout,
         "the default of 120 s holds a worker that long; broker options do not apply here",
@@ -160,6 +166,10 @@ def _results(settings: Settings) -> Iterator[CeleryDefault]:
 
 def _tasks(settings: Settings) -> Iterator[CeleryDefault]:
     tasks = settings.tasks
+    if tasks.default_queue is not None:
+        yield CeleryDefault(
+            "task_default_queue", tasks.default_queue, "as set", "tasks.default_queue"
+        )
     yield CeleryDefault("task_serializer", "json", "pickle lets a message run code")
     yield CeleryDefault("result_serializer", "json", "pickle lets a result run code")
     yield CeleryDefault("accept_content", ["json"], "pickle lets a message run code")

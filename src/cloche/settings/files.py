@@ -40,8 +40,10 @@ def _read(reading: Reading, file: Path, table: Path_) -> None:
             spot = spot[:-1]
         return Origin("file", f"{file.name}:{lines.get(spot, 1)}")
 
-    if content != {}:
+    if isinstance(content, dict):
         reading.take((), content, where)
+    else:
+        reading.problem(where(()), "tool.cloche is a table of settings: write [tool.cloche]")
 
 
 def _text(reading: Reading, file: Path) -> str | None:

@@ -54,6 +54,24 @@ def load(
     return Resolved(settings, {".".join(p): tuple(c) for p, c in reading.candidates.items()})
 
 
+def reload(
+    resolved: Resolved,
+    *,
+    cli: Mapping[str, object] | None = None,
+    app_conf: Mapping[str, object] | None = None,
+) -> Resolved:
+    """Read every source again, with the command line of ``resolved`` and ``cli`` on top of it.
+
+    Raises SettingsError as :func:`load` does.
+    """
+    given = {
+        key: offered[0]
+        for key, offered in resolved.candidates.items()
+        if offered[0].origin.kind == "cli"
+    }
+    return load({**given, **(cli or {})}, app_conf=app_conf)
+
+
 def _read_cli(reading: Reading, cli: Mapping[str, object]) -> None:
     for dotted, given in cli.items():
         candidate = _with_origin(dotted, given)
@@ -103,17 +121,25 @@ def _explain(reading: Reading, details: ErrorDetails) -> str:
         (spot[:n] for n in range(len(spot), 0, -1) if isinstance(find(spot[:n]), Key)), None
     )
     words = _words(details)
+    if spot[-1:] == ("[key]",):
+        words = "a name is made of letters, digits, - and _"
+        return f"{_below(reading, spot[:-1])}: {'.'.join(spot[:-1])}: {words}"
     if leaf is None or leaf not in reading.candidates:
         return f"{_below(reading, spot)}: {'.'.join(spot) or 'settings'}: {words}"
     winner = reading.candidates[leaf][0]
     place = reading.places.get((leaf, winner.origin), fixed(winner.origin))(spot)
     if details["type"] == "extra_forbidden":
         return f"{place}: {_unknown_part(spot)}"
+    given = f"{'.'.join(spot)} = {mask(_given(winner.value, spot, leaf))!r}"
+    return f"{place}: {given}: {words}{_wanted(leaf, details)}"
+
+
+def _wanted(leaf: Path_, details: ErrorDetails) -> str:
+    """What the key wants, unless the message is one of ours and says so already."""
     key = find(leaf)
-    wanted = f"; wanted: {key.wanted}" if isinstance(key, Key) else ""
-    return (
-        f"{place}: {'.'.join(spot)} = {mask(_given(winner.value, spot, leaf))!r}: {words}{wanted}"
-    )
+    if not isinstance(key, Key) or details["type"] == "value_error":
+        return ""
+    return f"; wanted: {key.wanted}"
 
 
 def _words(details: ErrorDetails) -> str:

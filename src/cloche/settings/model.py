@@ -282,3 +282,24 @@ class Settings(Section):
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
+
+    @model_validator(mode="after")
+    def _families_hold_together(self) -> Self:
+        """A family's limit must also fit the one it takes from ``[tasks]``."""
+        for name, family in self.families.items():
+            limits = {
+                limit: getattr(family, limit) or getattr(self.tasks, limit)
+                for limit in ("soft_time_limit", "time_limit")
+            }
+            try:
+                _checked_limits(family.model_copy(update=limits))
+            except ValueError as error:
+                raise ValueError(f"family {name}, with what it takes from tasks: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        service, dashboard = self.service, self.dashboard
+        if service.enabled and dashboard.enabled and service.port == dashboard.port:
+            raise ValueError(f"service.port and dashboard.port are both {service.port}")
+        return self

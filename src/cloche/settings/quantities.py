@@ -16,11 +16,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringCo
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w|)\s*")
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(ms|s|m|h|d|w|)\s*")
 _DURATION_UNITS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SCHEME = re.compile(r"([a-z][a-z0-9.-]*)(?:\+[a-z0-9+.-]+)?://", re.IGNORECASE)
 #: SQLAlchemy dialects Cloche keeps its data in, spelled as people spell them -> our driver.
 _DATABASES = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
+
+
+# The messages below do not quote the value: it may be a secret in the wrong place, and whoever
+# prints them adds it masked.
 
 
 class Wanted(str):
@@ -33,7 +37,7 @@ def _bytes(value: object) -> object:
         return value
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise ValueError(f"{value!r} is not a size: write 4096, 200M or 1.5GiB")
+        raise ValueError("this is not a size: write 4096, 200M or 1.5GiB")
     return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
 
 
@@ -47,7 +51,7 @@ def duration(seconds: float) -> str:
     """``3600.0`` -> ``1h``: the largest unit that divides it, so that it reads back the same."""
     for unit in ("w", "d", "h", "m"):
         if seconds and seconds % _DURATION_UNITS[unit] == 0:
-            return f"{seconds / _DURATION_UNITS[unit]:g}{unit}"
+            return f"{int(seconds // _DURATION_UNITS[unit])}{unit}"
     return f"{seconds!r}s" if seconds % 1 else f"{int(seconds)}s"
 
 
@@ -87,8 +91,10 @@ def _database_url(url: SecretStr) -> SecretStr:
 def _network(text: str) -> str:
     try:
         ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"{error} - write 127.0.0.0/8 or fd00::/8") from None
+    except ValueError:
+        raise ValueError(
+            "this is not a network: write 127.0.0.0/8 or fd00::/8, no bits after the prefix"
+        ) from None
     return text
 
 
@@ -96,7 +102,7 @@ def _timezone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone - write UTC or Europe/Berlin") from None
+        raise ValueError("this is not a time zone: write UTC or Europe/Berlin") from None
     return name
 
 

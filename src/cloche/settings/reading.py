@@ -50,10 +50,12 @@ class Reading:
 
     def unknown(self, path: Path_, origin: Origin) -> None:
         near = suggest(path)
-        hint = f" - did you mean '{_dotted(near)}'" if near else ""
-        if near and origin.kind in ("env", "dotenv"):
-            hint += f" ({variable(near)})"
-        self.problem(origin, f"unknown setting '{_dotted(path)}'{hint}{'?' if hint else ''}")
+        hint = f" - did you mean '{_dotted(near)}'?" if near else ""
+        if near and _dotted(near) == _dotted(path):  # "broker.url" = … in TOML is one odd name
+            hint = " - write the key without quotes"
+        elif near and origin.kind in ("env", "dotenv"):
+            hint = f"{hint[:-1]} ({variable(near)})?"
+        self.problem(origin, f"unknown setting '{_dotted(path)}'{hint}")
 
     def problem(self, origin: Origin, words: str) -> None:
         self.problems.append(f"{origin}: {words}")
@@ -61,16 +63,17 @@ class Reading:
     def _table(self, path: Path_, table: Mapping[object, object], where: Where) -> None:
         for name, value in table.items():
             self.take((*path, str(name)), value, where)
-        if not table and _is_named(
-            path
-        ):  # a worker or family with nothing but defaults exists all the same
+        if not table and _is_named(path):  # a worker with nothing but defaults is a worker
             self._add(path, Candidate({}, where(path)))
 
     def _leaf(self, key: Key, path: Path_, value: object, where: Where) -> None:
         if value == "null" and key.nullable:  # TOML has no null of its own
             value = None
-        if key.secret and isinstance(value, str):
-            value = SecretStr(value)
+        if key.secret and value is not None:
+            if not isinstance(value, str | SecretStr):  # not quoted: it is a secret all the same
+                self.problem(where(path), f"{_dotted(path)} must be text: put it in quotes")
+                return
+            value = SecretStr(value) if isinstance(value, str) else value
         candidate = Candidate(value, where(path))
         if key.sequence:
             self.places[path, candidate.origin] = where

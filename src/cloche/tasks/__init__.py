@@ -1,0 +1,1 @@
+"""Ready-made task families; each is a package of its own."""

@@ -6,13 +6,16 @@ import os
 import signal
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from kombu.connection import Connection
 
 from cloche.broker.address import parse_address
 from cloche.broker.embedded import EmbeddedBroker
@@ -226,7 +229,17 @@ def test_the_port_asked_for_is_used(tmp_path: Path, run: Run) -> None:
     assert broker.ready()
 
 
-def test_a_long_and_odd_directory_name_is_no_obstacle(tmp_path: Path, run: Run) -> None:
+@pytest.fixture
+def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory with a path short enough for sockets."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+
+
+def test_a_long_and_odd_directory_name_is_no_obstacle(
+    tmp_path: Path, run: Run, short_tmp: Path
+) -> None:
     broker = EmbeddedBroker(tmp_path / ("a \"quoted\\ dir'" + "x" * 120) / "broker")
     run(broker)
     assert probe(broker.unix_url).persistent
@@ -234,6 +247,15 @@ def test_a_long_and_odd_directory_name_is_no_obstacle(tmp_path: Path, run: Run) 
     found = EmbeddedBroker(broker.directory).reclaim()
     assert found is not None
     assert not broker.ready()
+    assert len(list(short_tmp.iterdir())) == 1
+
+
+def test_an_odd_path_of_the_socket_is_quoted_as_kombu_reads_it(short_tmp: Path, run: Run) -> None:
+    broker = EmbeddedBroker(short_tmp / "a b?c#d%20e")
+    run(broker)
+    assert probe(broker.unix_url).persistent
+    with Connection(broker.unix_url) as connection:
+        assert connection.default_channel.client.ping()
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -244,11 +266,38 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     assert "run_dir" in caught.value.fix
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+@contextmanager
+def _unprivileged() -> Iterator[None]:
+    """Root may write everywhere, so it becomes nobody for a while."""
+    if os.getuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 def test_a_directory_that_is_not_writable_is_told(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(BrokerError, match="cannot keep its data"):
-        EmbeddedBroker(tmp_path / "broker").command()
+    broker = EmbeddedBroker(tmp_path / "broker")
+    with _unprivileged():
+        assert broker.reclaim() is None
+        with pytest.raises(BrokerError, match="cannot keep its data") as caught:
+            broker.command()
+    assert "Permission denied" in caught.value.why
+
+
+def test_a_socket_directory_of_somebody_else_is_refused(
+    broker: EmbeddedBroker, short_tmp: Path
+) -> None:
+    deep = EmbeddedBroker(broker.directory / ("x" * 120))
+    deep.command()
+    (private,) = short_tmp.glob("cloche-*")
+    private.chmod(0o755)
+    with pytest.raises(BrokerError, match="is not private to this user"):
+        EmbeddedBroker(deep.directory).command()
 
 
 def test_while_it_loads_a_big_log_it_says_so_and_can_be_reclaimed(

@@ -36,11 +36,10 @@ def test_it_leaves_neither_process_nor_directory() -> None:
 
 def test_one_that_cannot_start_says_why() -> None:
     server = BrokerProcess(config={"no-such-setting": "1"})
-    try:
-        with pytest.raises(NotReadyError, match="no-such-setting"):
-            server.start()
-    finally:
-        server.close()
+    directory = server.directory
+    with pytest.raises(NotReadyError, match="no-such-setting"), server:
+        pass
+    assert not directory.exists()
 
 
 def test_the_session_broker_is_shared(broker_url: str) -> None:

@@ -1,0 +1,1 @@
+"""Cloche's benchmarks: ``make bench``, or ``python -m bench --help``. See docs/benchmarks.md."""

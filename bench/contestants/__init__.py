@@ -1,0 +1,1 @@
+"""One file per contestant: a tuple ``CONTESTANTS``. To add one, add a file."""

@@ -1,0 +1,17 @@
+"""The Celery application: made with production defaults, or given them."""
+
+from cloche.app.harden import FAMILY_MODULES, Hardened, LeftAlone, create_app, harden, restore
+from cloche.app.loading import load_app
+from cloche.app.routing import consumed_queues, declared_names
+
+__all__ = [
+    "FAMILY_MODULES",
+    "Hardened",
+    "LeftAlone",
+    "consumed_queues",
+    "create_app",
+    "declared_names",
+    "harden",
+    "load_app",
+    "restore",
+]

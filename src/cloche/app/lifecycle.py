@@ -1,0 +1,111 @@
+"""What happens when a worker is ready, when a pool process starts, when a worker stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from celery import Celery, signals
+from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
+
+from cloche.app.repeats import limit_repeats
+from cloche.app.routing import all_routes, unmatched_routes
+from cloche.process.notify import notify
+from cloche.settings import mask_url
+
+logger = get_logger(__name__)
+
+
+def connect_lifecycle(app: Celery) -> None:
+    """Attach the handlers below for this application; again and again is harmless.
+
+    Celery's signals are global: a handler that serves one application looks at the sender.
+    """
+    uid = f"cloche-{id(app)}"
+
+    def ready(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            on_worker_ready(app, sender)
+
+    def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
+        notify("STOPPING=1")
+
+    signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
+    signals.worker_ready.connect(ready, weak=False, dispatch_uid=f"{uid}-ready")
+    signals.worker_shutting_down.connect(shutting_down, weak=False, dispatch_uid="cloche-stopping")
+    signals.worker_process_init.connect(fresh_loop, weak=False, dispatch_uid="cloche-loop")
+
+
+def on_worker_ready(app: Celery, consumer: Any) -> None:
+    """Verify broker and result backend, print the effective configuration, tell the launcher."""
+    for line in banner(app, consumer):
+        logger.info(line)
+    for note in warnings_of(app):
+        logger.warning(note)
+    problem = result_backend_problem(app)
+    if problem:
+        logger.error(problem)
+    notify(f"READY=1\nSTATUS=consuming {', '.join(sorted(_queues_of(consumer)))}")
+
+
+def banner(app: Celery, consumer: Any) -> list[str]:
+    """The effective configuration of a running worker, one fact a line."""
+    conf, pool = app.conf, consumer.pool
+    return [
+        f"worker {consumer.hostname} of app {app.main!r} is ready",
+        f"  broker  {consumer.connection.as_uri()}",
+        f"  results {mask_url(conf.result_backend or 'none')}, kept {conf.result_expires}",
+        f"  pool    {type(pool).__module__} × {pool.limit}, "
+        f"prefetch {conf.worker_prefetch_multiplier} per slot",
+        f"  queues  {', '.join(sorted(_queues_of(consumer)))}",
+        f"  limits  soft {conf.task_soft_time_limit or 'none'}, "
+        f"hard {conf.task_time_limit or 'none'} (families refine), "
+        f"recycle after {conf.worker_max_tasks_per_child or '∞'} tasks "
+        f"or {conf.worker_max_memory_per_child or '∞'} KiB",
+        f"  acks    {'late' if conf.task_acks_late else 'early'}, "
+        f"events {'on' if conf.worker_send_task_events else 'off'}",
+    ]
+
+
+def warnings_of(app: Celery) -> list[str]:
+    """Routes that match nothing, a dangerous user, and what hardening could not reach."""
+    settings = app.cloche_settings
+    lines = [
+        f"route {route.pattern!r} -> {route.queue!r} matches no registered task: "
+        "a misspelt name, or a module that is not imported"
+        for route in unmatched_routes(app, all_routes(settings))
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        lines.append("this worker runs as root, and so does every task: use another user")
+    return lines + list(app.cloche_hardened.notes)
+
+
+def result_backend_problem(app: Celery) -> str | None:
+    """Why results cannot be stored, or None. Asks for one id that does not exist."""
+    if not app.conf.result_backend:
+        return None
+    backend = app.backend
+    try:
+        backend.get_state("cloche-readiness-probe")
+    except (*backend.connection_errors, OperationalError, OSError) as error:
+        uri = mask_url(app.conf.result_backend)
+        return f"the result backend {uri} does not answer: {error}"
+    except NotImplementedError:
+        return None
+    return None
+
+
+def quiet_outages(**_: Any) -> None:
+    """A worker that waits for its broker says so, and not at every try."""
+    limit_repeats()
+
+
+def fresh_loop(**_: Any) -> None:
+    """Give a forked pool process an event loop of its own; the parent's must not be used."""
+    asyncio.set_event_loop(asyncio.new_event_loop())
+
+
+def _queues_of(consumer: Any) -> list[str]:
+    return [queue.name for queue in consumer.task_consumer.queues]

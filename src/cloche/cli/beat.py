@@ -1,0 +1,26 @@
+"""``cloche beat``: Celery's scheduler with production defaults."""
+
+from __future__ import annotations
+
+import click
+
+from cloche.cli.options import settings_options
+from cloche.launch.beat import run_beat
+from cloche.launch.environment import join
+from cloche.settings import Resolved
+
+
+@click.command()
+@click.option("-l", "--loglevel", default="INFO", show_default=True, help="Least level logged.")
+@settings_options
+def beat(resolved: Resolved, loglevel: str) -> None:
+    """Run the scheduler in the foreground. Run one only.
+
+    Exit codes: 0 stopped in order, 2 settings, 3 broker, 5 application.
+
+    \b
+    Examples:
+      $ cloche beat
+      $ cloche beat -A proj.celery:app -l DEBUG
+    """
+    run_beat(join(resolved), loglevel=loglevel)

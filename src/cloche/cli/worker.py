@@ -1,0 +1,60 @@
+"""``cloche worker``: Celery's worker with production defaults."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cloche.cli.options import settings_options
+from cloche.launch.environment import join
+from cloche.launch.workers import declared_workers, run_worker
+from cloche.settings import Resolved
+from cloche.settings.model import WorkerSettings
+
+
+@click.command()
+@click.option("--name", default="worker", show_default=True, help="Node name before the @.")
+@click.option("--like", metavar="NAME", help="Take the settings of [workers.NAME].")
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume (default: all declared).")
+@click.option("-X", "--exclude-queues", metavar="A,B", help="Queues to leave to other workers.")
+@click.option("-c", "--concurrency", type=click.IntRange(1), help="Tasks at once.")
+@click.option("-P", "--pool", type=click.Choice(["prefork", "threads", "solo"]), help="Pool.")
+@click.option("-l", "--loglevel", default="INFO", show_default=True, help="Least level logged.")
+@click.option(
+    "--supervised", is_flag=True, hidden=True, help="A supervisor waits, so SIGQUIT need not."
+)
+@settings_options
+def worker(
+    resolved: Resolved,
+    name: str,
+    like: str | None,
+    loglevel: str,
+    supervised: bool,
+    **given: object,
+) -> None:
+    """Run one worker in the foreground.
+
+    Exit codes: 0 stopped in order, 2 settings, 3 broker, 5 application.
+
+    \b
+    Examples:
+      $ cloche worker                                # every declared queue
+      $ cloche worker -A proj.celery:app -Q mail -c 2
+      $ cloche worker --like download                # as [workers.download] says
+    """
+    environment = join(resolved)
+    told = {key: value for key, value in given.items() if value is not None}
+    for key in ("queues", "exclude_queues"):
+        if isinstance(told.get(key), str):
+            told[key] = tuple(str(told[key]).split(","))
+    base = declared_workers(environment.settings).get(like or name, WorkerSettings())
+    sys.exit(
+        run_worker(
+            environment,
+            name=name,
+            worker=WorkerSettings.model_validate({**base.model_dump(), **told}),
+            loglevel=loglevel,
+            supervised=supervised,
+        )
+    )

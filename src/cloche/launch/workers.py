@@ -1,0 +1,130 @@
+"""Workers: which ones there are, and how one of them runs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+
+from celery import Celery
+from celery.platforms import SecurityWarning
+from celery.utils.nodenames import default_nodename, host_format
+from kombu.exceptions import OperationalError
+
+from cloche.app import consumed_queues, declared_names
+from cloche.launch.environment import Environment
+from cloche.settings import Settings
+from cloche.settings.celery_keys import REDIS_SCHEMES, kibibytes, scheme_of
+from cloche.settings.model import WorkerSettings
+
+#: Processes of a prefork worker that says nothing else: one per core, at most this many.
+MOST_PREFORK = 4
+#: Tasks at once in a threads worker that says nothing else.
+THREADS = 10
+
+
+def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
+    """The configured workers; in simple mode one for everything and one for downloads.
+
+    Downloads have their own so that a few slow ones cannot keep short tasks waiting.
+    """
+    if settings.workers:
+        return settings.workers
+    family = settings.families.get("download")
+    if family is None or family.queue is None:
+        return {"worker": WorkerSettings()}
+    return {
+        "worker": WorkerSettings(exclude_queues=(family.queue,)),
+        "download": WorkerSettings(queues=(family.queue,)),
+    }
+
+
+def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
+    """The queues a worker consumes. Imports the application's task modules."""
+    app.loader.import_default_modules()
+    wanted = worker.queues or consumed_queues(app)
+    return tuple(name for name in wanted if name not in worker.exclude_queues)
+
+
+def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
+    """Queues the configuration names and no declared worker consumes.
+
+    The task modules are not imported, so a queue that only a task asks for is not seen.
+    """
+    workers = declared_workers(settings).values()
+    named = declared_names(app)
+    heard = {
+        name
+        for worker in workers
+        for name in (worker.queues or named)
+        if name not in worker.exclude_queues
+    }
+    return tuple(name for name in named if name not in heard)
+
+
+def concurrency_of(worker: WorkerSettings) -> int:
+    """Tasks at once: as told, else by the pool."""
+    if worker.concurrency is not None:
+        return worker.concurrency
+    if worker.pool == "solo":
+        return 1
+    return THREADS if worker.pool == "threads" else min(os.cpu_count() or 1, MOST_PREFORK)
+
+
+def run_worker(
+    environment: Environment,
+    *,
+    name: str,
+    worker: WorkerSettings,
+    loglevel: str = "INFO",
+    supervised: bool = False,
+) -> int:
+    """Run a worker in this process until it is told to stop; its exit code.
+
+    ``supervised``: whoever stops it has waited already, so a SIGQUIT gives running tasks
+    back at once instead of after ``stop.soft`` seconds.
+    """
+    app = environment.app
+    queues = queues_of(app, worker)
+    if supervised:
+        app.conf.worker_soft_shutdown_timeout = 0
+    # A result is worth any wait: given up, the task would run a second time.
+    app.conf.result_backend_transport_options = {
+        **app.conf.result_backend_transport_options,
+        "retry_policy": {"max_retries": None, "interval_max": 5},
+    }
+    warnings.simplefilter("ignore", SecurityWarning)  # the lifecycle says it in one line
+    instance = app.Worker(
+        hostname=host_format(default_nodename(f"{name}@%h")),
+        queues=queues,
+        pool_cls=worker.pool,
+        concurrency=concurrency_of(worker),
+        prefetch_multiplier=worker.prefetch,
+        max_tasks_per_child=worker.max_tasks_per_child,
+        max_memory_per_child=kibibytes(worker.max_memory_per_child),
+        without_mingle=nobody_else(app),
+        loglevel=loglevel,
+        quiet=True,
+    )
+    instance.start()
+    code: int = instance.exitcode
+    return code
+
+
+def nobody_else(app: Celery) -> bool:
+    """Whether no other worker is there, so that asking the neighbours (mingle) is pointless.
+
+    Mingle waits a whole second for answers (celery.worker.consumer.mingle). On Redis the
+    control exchange's table of bindings tells whether anybody could answer; kombu 5.7
+    drops the entry of a worker that died.
+    """
+    if scheme_of(app.conf.broker_read_url) not in REDIS_SCHEMES:
+        return False
+    exchange = app.control.mailbox.exchange.name
+    with app.connection_for_read() as connection:
+        try:
+            # default_channel alone would retry in silence until the broker is there.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            return not connection.default_channel.get_table(exchange)
+        except (OperationalError, *connection.channel_errors):
+            return False  # the worker itself says what is wrong, and waits

@@ -1,0 +1,228 @@
+"""The run directory: one launcher at a time, its state, its logs, its sockets."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cloche.errors import ProcessError
+from cloche.process import table
+from cloche.process.identity import Identity
+from cloche.process.record import ChildRecord, RunRecord
+from cloche.process.stopping import stop_in_order
+
+#: sun_path holds 108 bytes on Linux (unix(7)), 104 on macOS, the last one a NUL.
+_SOCKET_PATH_MOST = 103
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a run directory, and since when (Unix time)."""
+
+    identity: Identity
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """A process of an earlier run that still lives. ``name`` is that of its spec."""
+
+    name: str
+    identity: Identity
+    command: tuple[str, ...] = ()
+
+
+class RunDirectory:
+    """A directory of one launcher at a time; made private (0700), with its parents.
+
+    Raises ProcessError if it cannot be made or is not ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path).absolute()
+        self.logs = self.path / "logs"
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ProcessError(
+                f"{self.path} cannot be the run directory",
+                why=error.strerror or str(error),
+                fix="set run_dir to a directory of your own",
+            ) from error
+        self.state_path = self.path / "state.json"
+        self.instance = secrets.token_hex(16)
+        self.since = time.time()
+        self._lock: int | None = None
+
+    @property
+    def lock_fd(self) -> int:
+        """The locked file; whoever inherits it keeps the directory closed to others."""
+        if self._lock is None:
+            raise ProcessError(f"{self.path} is not locked by this process")
+        return self._lock
+
+    def lock(self, patience: float = 90.0) -> bool:
+        """Become the only launcher here. False if this object already is.
+
+        A living launcher in it is a ProcessError at once; the guard of a dead one gets
+        ``patience`` seconds to finish its clean-up. Blocks: call it before the loop runs or
+        in a thread.
+        """
+        if self._lock is not None:
+            return False
+        handle = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:  # never unlocked but by closing: the guard shares this very lock
+            self._wait_for(handle, time.monotonic() + patience)
+            mine = Identity.own()
+            owner = {"pid": mine.pid, "started": mine.started, "since": self.since}
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({**owner, "boot": table.boot_id()}).encode(), 0)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._lock = handle
+        return True
+
+    def unlock(self) -> None:
+        """Let the next launcher in. The lock ends when its last holder (the guard) closes it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def owner(self) -> Owner | None:
+        """The living launcher of this directory, if any."""
+        try:
+            raw = json.loads((self.path / "up.lock").read_text())
+            owner = Owner(Identity(raw["pid"], raw["started"]), raw["since"])
+            same_boot = raw["boot"] == table.boot_id()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return owner if same_boot and owner.identity.alive() else None
+
+    def record(self) -> RunRecord | None:
+        """The run the state file tells of: the present one, or the last that ended badly."""
+        return RunRecord.read(self.state_path)
+
+    def save(self, children: Iterable[ChildRecord]) -> None:
+        """Write the state of this run."""
+        launcher = Identity.own(self.instance)
+        RunRecord(self.instance, launcher, self.since, tuple(children), table.boot_id()).write(
+            self.state_path
+        )
+
+    def forget(self) -> None:
+        """Nothing runs any more: remove the state file."""
+        self.state_path.unlink(missing_ok=True)
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """What an earlier run left alive, its main processes first."""
+        record = self._earlier()
+        if record is None:
+            return ()
+        mains = {
+            child.identity.pid: Leftover(child.name, child.identity, tuple(child.command))
+            for child in record.children
+            if child.identity is not None and child.identity.alive()
+        }
+        groups = {
+            child.identity.pid: child.name
+            for child in record.children
+            if child.identity is not None and child.identity.leads()
+        }
+        others = {
+            row.pid: Leftover(groups[row.group], Identity(row.pid, row.started, record.instance))
+            for row in table.rows()
+            if row.group in groups
+        } | {
+            found.row.pid: Leftover(
+                found.name, Identity(found.row.pid, found.row.started, record.instance)
+            )
+            for found in table.carriers(record.instance)
+        }
+        return tuple({**others, **mains}[pid] for pid in (*mains, *(others.keys() - mains.keys())))
+
+    def reclaim(self, say: Callable[[str], None] = lambda text: None) -> None:
+        """Stop what an earlier run left alive, in its order. Blocks until it is gone."""
+        record = self._earlier()
+        if record is not None:
+            stop_in_order(record.children, record.instance, say=say)
+            self.forget()
+
+    def socket_path(self, name: str) -> Path:
+        """Where to bind a unix socket: here, or in a private temporary directory if the
+        path would be longer than the kernel takes. The same answer every time."""
+        here = self.path / name
+        if _fits(here):
+            return here
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 (checked below)
+            there = Path(parent) / f"cloche-{os.getuid()}-{digest}" / name
+            if _fits(there):
+                _make_private(there.parent)
+                return there
+        raise ProcessError(f"no place for the socket {name}: every path is too long")
+
+    def _earlier(self) -> RunRecord | None:
+        record = self.record()
+        if record is None or record.instance == self.instance or self._lives(record):
+            return None
+        return record
+
+    def _lives(self, record: RunRecord) -> bool:
+        return record.launcher.pid != os.getpid() and record.launcher.alive()
+
+    def _wait_for(self, handle: int, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._refuse_if_owned()
+                if time.monotonic() >= deadline:
+                    raise ProcessError(
+                        f"{self.path} is still being cleaned up after an earlier run",
+                        why="its launcher was killed and its processes take long to stop",
+                        fix=f"wait, or see what still runs in {self.logs / 'guard.log'}",
+                    ) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _refuse_if_owned(self) -> None:
+        owner = self.owner()
+        if owner is not None:
+            since = datetime.fromtimestamp(owner.since).astimezone()
+            raise ProcessError(
+                f"Cloche already runs in {self.path}",
+                why=f"pid {owner.identity.pid} holds it since {since:%Y-%m-%d %H:%M:%S}",
+                fix=f"stop it first (kill {owner.identity.pid}), or set another run_dir",
+            )
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _SOCKET_PATH_MOST
+
+
+def _make_private(directory: Path) -> None:
+    """Make a 0700 directory in a place where others may write; refuse what is not ours."""
+    try:
+        directory.mkdir(mode=0o700)
+    except FileExistsError:
+        found = directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+            raise ProcessError(
+                f"{directory} belongs to somebody else",
+                fix="set TMPDIR to a directory of your own, or a shorter run_dir",
+            ) from None
+        directory.chmod(0o700)

@@ -1,0 +1,164 @@
+"""Every setting as a document: ``docs/settings.md`` and a commented ``cloche.toml``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+
+from cloche.settings.celery_keys import celery_defaults
+from cloche.settings.environment import PLUMBING, WELL_KNOWN
+from cloche.settings.keys import Branch, Key, Path_, catalogue, children, find
+from cloche.settings.model import Settings
+from cloche.settings.views import shown
+
+_INTRODUCTION = """\
+# Settings
+
+<!-- Written by `cloche config reference > docs/settings.md`; a test keeps it up to date. -->
+
+Every value has an origin. The strongest source wins, key by key:
+
+1. the command line: `--set broker.url=…` and options such as `--app`
+2. `CLOCHE_*` variables: `__` for each dot, `CLOCHE_BROKER__URL` for `broker.url`
+3. well-known variables: {well_known}
+4. both kinds of variables in `.env`
+5. `cloche.toml`
+6. `[tool.cloche]` in `pyproject.toml`
+7. what the Celery application itself set
+8. the default
+
+The files are those of the current directory. An empty variable counts as unset, and so that a
+file can unset something too, `"null"` does. In variables a list is JSON, or separated by commas
+where its items are plain text; a table is a JSON object. Unknown settings are refused wherever
+they are written. Cloche's own variables {plumbing} are no settings.
+
+`cloche config explain KEY` tells where a value came from and what else was offered for it,
+`cloche config init` writes all of this as a `cloche.toml` to fill in. Every process reads its
+settings once, at its start: a change needs a restart of what reads it.
+"""
+
+#: Rows of a table are as long as their description: no line break is possible in Markdown.
+_TABLE = "| key | type | default | meaning |\n|---|---|---|---|"
+
+
+def markdown() -> str:
+    """The reference as Markdown."""
+    introduction = _INTRODUCTION.format(
+        well_known=", ".join(f"`{name}` ({'.'.join(path)})" for name, path in WELL_KNOWN),
+        plumbing=", ".join(f"`{name}`" for name in PLUMBING),
+    )
+    return "\n".join([introduction, *(_section(path) for path in _tables())])
+
+
+_DEFAULTS = """\
+# Production defaults
+
+<!-- Written by `cloche config reference --celery > docs/defaults.md`; a test keeps it so. -->
+
+What `create_app()` and `harden(app)` set in Celery 5.7 and kombu 5.7, on Redis. A key that the
+application has set itself is left alone (tables are filled up key by key), and
+`app.cloche_hardened.left_alone` lists those. Each one is proved on a live worker or connection in
+`tests/integration/app`, because a dictionary that holds a value proves nothing:
+`task_max_retries`, `task_default_retry_delay`, `broker_transport_options["connection_pool_kwargs"]`
+and `broker_heartbeat` on Redis are copied everywhere and read by nobody.
+
+Retries, retry delay and time limits of a task family (`tasks.<family>.<name>`) are put on the
+tasks themselves, unless their author or the application's `task_annotations` did. Routes lead
+families to their queues, the specific pattern before the general; every queue is declared with an
+exchange and key of its own.
+
+| Celery key | value | from | why |
+|---|---|---|---|
+"""
+
+
+def defaults_markdown() -> str:
+    """What the settings become in Celery, as Markdown."""
+    settings = Settings.model_validate({"broker": {"url": "redis://localhost:6379/0"}})
+    rows = (
+        f"| `{default.key}` | `{_plain(default.value)}` "
+        f"| {f'`{default.setting}`' if default.setting else 'fixed'} | {default.why} |\n"
+        for default in celery_defaults(settings)
+    )
+    return _DEFAULTS + "".join(rows)
+
+
+def _plain(value: object) -> str:
+    return str(value) if isinstance(value, timedelta) else json.dumps(value)
+
+
+def _tables() -> list[Path_]:
+    """The paths of all tables that hold settings; () is the top level."""
+    return list(dict.fromkeys(key.path[:-1] for key in sorted(catalogue(), key=_top_level_first)))
+
+
+def _top_level_first(key: Key) -> bool:
+    return len(key.path) > 1
+
+
+def _section(path: Path_) -> str:
+    keys = list(children(path))
+    title = f"[{'.'.join(path)}]".replace("*", "NAME") if path else "Top level"
+    lines = [f"## {title}", "", f"{_about(path)}", "", _TABLE, *(_row(key) for key in keys)]
+    if path == ("families", "*"):
+        lines += ["", f"Set already: {_default_families()}"]
+    return (
+        "\n".join([*lines, "", f"Read by: {keys[0].readers}.", ""])
+        if path
+        else "\n".join([*lines, ""])
+    )
+
+
+def _about(path: Path_) -> str:
+    node = find(path)
+    return " ".join((node.section.__doc__ or "").split()) if isinstance(node, Branch) else ""
+
+
+def _row(key: Key) -> str:
+    cells = (
+        f"`{key.dotted.replace('*', 'NAME')}`",
+        key.wanted,
+        _default(key),
+        key.field.description or "",
+    )
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _default(key: Key) -> str:
+    return "unset" if key.default is None else f"`{toml(key)}`"
+
+
+def _default_families() -> str:
+    return "; ".join(
+        f"`{name}`: "
+        + ", ".join(
+            f"{field} = {json.dumps(shown(value))}" for field, value in family if value is not None
+        )
+        for name, family in Settings().families.items()
+    )
+
+
+def toml(key: Key) -> str:
+    """The default as TOML writes it. JSON's strings, numbers and lists are TOML's as well."""
+    return '"null"' if key.default is None else json.dumps(shown(key.default), ensure_ascii=False)
+
+
+def template() -> str:
+    """A ``cloche.toml`` with every setting commented out at its default."""
+    head = (
+        "# Settings of Cloche. Take the # from a line to change it; docs: cloche config reference"
+    )
+    return "\n".join([head, "", *(line for path in _tables() for line in _toml_table(path))])
+
+
+def _toml_table(path: Path_) -> Iterator[str]:
+    named = "*" in path
+    yield from ([f"# {_about(path)}"] if path else [])
+    if path:
+        # A named table would bring that family or worker into being, so it is commented out.
+        yield f"{'# ' if named else ''}[{'.'.join(path)}]".replace("*", "main")
+    for key in children(path):
+        yield f"## {key.field.description} ({key.wanted})"
+        yield f"# {key.path[-1]} = {toml(key)}"
+    yield ""

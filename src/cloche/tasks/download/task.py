@@ -1,0 +1,33 @@
+"""The Celery task of this family; what it does is `Run`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task, shared_task
+
+from cloche.errors import DatabaseError
+from cloche.settings import Settings
+from cloche.tasks.app_settings import settings_of
+from cloche.tasks.download.run import Run
+from cloche.tasks.egress import EgressGuard
+
+FETCH = "tasks.download.fetch"
+
+
+def guard_of(settings: Settings) -> EgressGuard:
+    """The guard of downloads."""
+    return EgressGuard(settings.download.allow_networks, setting="download.allow_networks")
+
+
+@shared_task(bind=True, name=FETCH, acks_late=True)
+def fetch(self: Task, id: str) -> dict[str, Any]:
+    """Download what the row ``id`` asks for; safe to deliver twice.
+
+    Returns id, sha256, size, filename, content_type and cached.
+    """
+    settings = settings_of(self.app)
+    try:
+        return Run(self, id, settings, guard_of(settings))()
+    except DatabaseError as error:
+        raise self.retry(exc=error) from error

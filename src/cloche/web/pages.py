@@ -1,0 +1,192 @@
+"""The templates, and the filters that turn figures into words."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from celery import states
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class _Transfer(Protocol):
+    """What the filters need of a download. The type itself would pull the database layer
+    into the dashboard's process, which has no use for it."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def filename(self) -> str | None: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def rate(self) -> float: ...
+
+
+_HERE = Path(__file__).parent
+_STATIC = _HERE / "static"
+
+
+@cache
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "bytes": size,
+        "clock": clock,
+        "duration": duration,
+        "iso": iso,
+        "left": left,
+        "percent": percent,
+        "sentences": sentences,
+        "title": title,
+        "tone": tone,
+        "words": words,
+    }
+    made.globals["version"] = _version()
+    made.globals["bell"] = Markup(made.get_template("macros.html").module.bell())  # type: ignore[attr-defined] # noqa: S704
+    return made
+
+
+def render(template: str, **values: object) -> Markup:
+    """The filled template, safe to put into another one."""
+    return Markup(_environment().get_template(template).render(values))  # noqa: S704
+
+
+def page(template: str, *, status: int = 200, **values: object) -> HTMLResponse:
+    """The filled template as an answer nobody keeps."""
+    return HTMLResponse(render(template, **values), status, {"cache-control": "no-store"})
+
+
+def _version() -> str:
+    """Changes with the static files, so that they may be cached for ever."""
+    digest = hashlib.sha256()
+    for path in sorted(_STATIC.rglob("*.*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def static_files() -> ASGIApp:
+    """The vendored and own static files, compressed, cached as long as the browser likes."""
+    files = GZipMiddleware(StaticFiles(directory=_STATIC), minimum_size=1024)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_cached(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                lasting = (b"cache-control", b"public, max-age=31536000, immutable")
+                message["headers"] = [*message["headers"], lasting]
+            await send(message)
+
+        await files(scope, receive, send_cached)
+
+    return app
+
+
+def size(count: float | None) -> str:
+    """``1536`` -> ``1.5 KB``; units of 1024, as settings and file managers count."""
+    if count is None:
+        return "size unknown"
+    value = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """``0.0123`` -> ``12 ms``, ``75`` -> ``1 min 15 s``, ``7260`` -> ``2 h 1 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(at: float) -> str:
+    """Time of day in UTC: what stands there until a script makes it relative."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
+
+
+def iso(at: float) -> str:
+    """ISO 8601 in UTC."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def percent(download: _Transfer) -> str:
+    """How much has arrived; never 100 % before the end."""
+    if not download.total:
+        return ""
+    return f"{min(99, 100 * download.received // download.total)} %"
+
+
+def left(download: _Transfer) -> float | None:
+    """Seconds to go at the present rate."""
+    if not download.total or not download.rate:
+        return None
+    return max(0.0, (download.total - download.received) / download.rate)
+
+
+def sentences(error: str) -> list[str]:
+    """The lines of an error's text, without the ``why:`` and ``fix:`` that terminals get."""
+    lines = (line.strip() for line in error.splitlines())
+    return [line.removeprefix("why: ").removeprefix("fix: ") for line in lines if line]
+
+
+def title(download: _Transfer) -> str:
+    """What to call a download: its file name, else the end of its address."""
+    if download.filename:
+        return download.filename
+    parts = urlsplit(download.url)
+    return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.netloc or download.url
+
+
+_TONES = {
+    states.SUCCESS: "good",
+    states.FAILURE: "bad",
+    states.STARTED: "busy",
+    "PROGRESS": "busy",
+    states.RETRY: "warn",
+    states.REJECTED: "warn",
+    states.REVOKED: "warn",
+}
+_WORDS = {
+    states.PENDING: "Sent",
+    states.RECEIVED: "Received",
+    states.STARTED: "Running",
+    states.SUCCESS: "Succeeded",
+    states.FAILURE: "Failed",
+    states.RETRY: "Retrying",
+    states.REVOKED: "Revoked",
+    states.REJECTED: "Rejected",
+}
+
+
+def tone(state: str) -> str:
+    """The colour of a task state."""
+    return _TONES.get(state, "")
+
+
+def words(state: str) -> str:
+    """A task state as people say it."""
+    return _WORDS.get(state, state.capitalize())

@@ -1,0 +1,382 @@
+"""Each production default takes effect where it matters: on live workers and connections."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
+
+from cloche.testing import BrokerProcess, free_port
+from tests.acceptance.stack import wait_for
+from tests.integration.app.conftest import StartWorker
+
+ClientApp = Callable[..., Celery]
+IGNORED = {"ignore_result": True}
+
+
+def lines(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
+
+
+def socket_of(client: Any) -> socket.socket:
+    """The live socket below a redis-py client."""
+    client.ping()
+    connection = client.connection or client.connection_pool.get_connection()
+    sock: socket.socket = connection._sock
+    return sock
+
+
+def test_broker_connections_have_timeouts_keepalive_and_health_checks(
+    broker_url: str, client_app: ClientApp
+) -> None:
+    app = client_app(broker_url)
+    with app.connection_for_write() as connection:
+        client = connection.default_channel.client
+        sock = socket_of(client)
+        assert sock.gettimeout() == 5
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options = client.connection_pool.connection_kwargs
+        assert (options["socket_connect_timeout"], options["health_check_interval"]) == (5, 5)
+        assert connection.default_channel.visibility_timeout == 3600
+
+
+@pytest.mark.parametrize("ignore_result", [True, False])
+def test_a_silent_server_fails_a_publish_instead_of_holding_it(
+    client_app: ClientApp, ignore_result: bool
+) -> None:
+    """Unset, the broker's time-outs hold it for ever, the result backend's policy for minutes.
+
+    A caller that wants the result listens for it first; when that ends Celery raises
+    RuntimeError ("Retry limit exceeded while trying to reconnect").
+    """
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        app = client_app(
+            f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+            broker__socket_timeout="200ms",
+            results__socket_timeout="200ms",
+            broker__publish_timeout="500ms",
+        )
+        begun = time.monotonic()
+        with pytest.raises((OperationalError, RuntimeError)):
+            app.send_task("anything", ignore_result=ignore_result)
+        assert time.monotonic() - begun < 30
+
+
+def test_result_connections_have_their_own_timeouts(broker_url: str, client_app: ClientApp) -> None:
+    sock = socket_of(client_app(broker_url).backend.client)
+    assert sock.gettimeout() == 10
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_a_publish_outlasts_a_broker_that_is_away_for_a_moment(client_app: ClientApp) -> None:
+    with BrokerProcess(persistent=True) as broker:
+        app = client_app(broker.url)
+        app.send_task("warm-up", ignore_result=True)
+        broker.kill()
+        with pytest.raises(OperationalError):  # stock: three retries, 0.6 s in all
+            app.send_task(
+                "lost",
+                ignore_result=True,
+                retry_policy={"max_retries": 3, "interval_start": 0, "interval_step": 0.2},
+            )
+        # The server must be started by this thread: it dies with the one that started it.
+        sender = threading.Thread(target=app.send_task, args=("kept",), kwargs=IGNORED)
+        sender.start()
+        time.sleep(1.5)  # the length of the outage, not a wait for something
+        assert sender.is_alive()
+        broker.start()
+        sender.join(15)
+        with broker.client() as client:
+            assert client.llen("default") == 2
+
+
+def test_the_pool_of_connections_is_bounded(broker_url: str, client_app: ClientApp) -> None:
+    assert client_app(broker_url, broker__pool_limit="3").pool.limit == 3
+
+
+def test_a_worker_waits_for_a_broker_that_comes_later(
+    start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    port = free_port()
+    worker = start_worker(f"redis://127.0.0.1:{port}/0", ready=False)
+    wait_for("a failed try", lambda: "Cannot connect" in worker.output, 30)
+    with BrokerProcess(port=port):
+        worker.wait_ready()
+
+
+def test_a_read_only_broker_does_not_end_the_worker(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    worker = start_worker(broker.url, "-c", "1")
+    app, client = client_app(broker.url), broker.client()
+    client.replicaof("127.0.0.1", str(free_port()))
+    wait_for("the worker to notice", lambda: "read only replica" in worker.output, 30)
+    client.replicaof("NO", "ONE")
+    ledger = tmp_path / "ledger"
+    app.send_task("tasks.probe.note", (str(ledger), "after"))
+    wait_for("a task after the failover", lambda: lines(ledger)[1:], 40)
+    assert not worker.ended
+    assert worker.output.count("read only replica") < 10, "one voice, not a storm"
+
+
+def test_a_worker_outlasts_an_outage_that_its_own_limit_of_tries_would_not(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    patient = start_worker(broker.url, "-c", "1", "--name", "patient")
+    hasty = start_worker(broker.url, "-c", "1", "--name", "hasty", PROBE_MAX_RETRIES="1")
+    broker.kill()
+    wait_for("the hasty one to give up", lambda: hasty.ended, 60)
+    assert not patient.ended
+    broker.start()
+    ledger = tmp_path / "ledger"
+    client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "after"), **IGNORED)
+    wait_for("a task after the outage", lambda: lines(ledger)[1:], 60)
+    assert patient.output.count("Cannot connect") < 5, "one voice, not a storm"
+
+
+def test_beat_keeps_its_schedule_in_the_run_directory_and_looks_often(
+    broker: BrokerProcess, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    beat = start_worker(broker.url, "-l", "DEBUG", command="beat", ready=False)
+    client = broker.client()
+    wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
+    assert "max interval->5.00 seconds" in beat.output
+    assert list((tmp_path / ".cloche").glob("beat-schedule*"))
+    assert not list(tmp_path.glob("celerybeat*"))
+    beat.process.terminate()
+    assert beat.process.wait(10) == 0
+
+
+def test_tasks_run_with_what_their_family_and_the_defaults_say(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(
+        broker_url,
+        "-c",
+        "1",
+        CLOCHE_FAMILIES__PROBE__QUEUE="probes",
+        CLOCHE_FAMILIES__PROBE__MAX_RETRIES="7",
+        CLOCHE_FAMILIES__PROBE__RETRY_DELAY="2",
+        CLOCHE_FAMILIES__PROBE__SOFT_TIME_LIMIT="8",
+        CLOCHE_FAMILIES__PROBE__TIME_LIMIT="9",
+        CLOCHE_TIMEZONE="Asia/Shanghai",
+    )
+    app = client_app(broker_url)
+    seen = app.send_task("tasks.probe.limits", queue="probes").get(timeout=20)
+    assert (seen["max_retries"], seen["retry_delay"]) == (7, 2)
+    assert (seen["acks_late"], seen["reject"], seen["retry"]) == (True, False, True)
+    assert seen["utc_offset"] == 8 * 3600
+    pool = app.control.inspect(timeout=2).stats()
+    (stats,) = [s for s in pool.values() if s["pool"]["max-tasks-per-child"]]
+    assert stats["pool"]["max-tasks-per-child"] == 1000
+    assert stats["prefetch_count"] == 1
+
+
+def test_a_familys_time_limit_ends_its_task(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(
+        broker_url,
+        "-c",
+        "1",
+        "-Q",
+        "limited",
+        CLOCHE_FAMILIES__PROBE__QUEUE="limited",
+        CLOCHE_FAMILIES__PROBE__SOFT_TIME_LIMIT="1",
+        CLOCHE_FAMILIES__PROBE__TIME_LIMIT="5",
+    )
+    result = client_app(broker_url).send_task("tasks.probe.hang", queue="limited")
+    with pytest.raises(Exception, match="SoftTimeLimitExceeded"):
+        result.get(timeout=30)
+
+
+def test_a_killed_workers_task_comes_back_soon(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    """acks_late, visibility_timeout and the restore interval (stock: 100 s more)."""
+    soon = {"CLOCHE_BROKER__VISIBILITY_TIMEOUT": "2"}
+    first = start_worker(broker.url, "-c", "1", "--name", "first", **soon)
+    ledger = tmp_path / "ledger"
+    client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "x", 1.5))
+    wait_for("the task to start", lambda: lines(ledger))
+    first.process.kill()
+    first.process.wait(10)
+    start_worker(broker.url, "-c", "1", "--name", "second", **soon)
+    wait_for("the task to run again", lambda: lines(ledger).count("start x") == 2, 40)
+
+
+def test_a_task_that_kills_its_process_is_retried_and_then_given_up(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    start_worker(
+        broker_url,
+        "-c",
+        "1",
+        "-Q",
+        "deadly",
+        CLOCHE_FAMILIES__PROBE__MAX_RETRIES="2",
+        CLOCHE_FAMILIES__PROBE__RETRY_DELAY="0",
+    )
+    ledger = tmp_path / "ledger"
+    result = client_app(broker_url).send_task(
+        "tasks.probe.kill_self", (str(ledger),), queue="deadly"
+    )
+    with pytest.raises(Exception, match=r"WorkerLostError|signal 9"):
+        result.get(timeout=60)
+    assert lines(ledger) == ["start"] * 3
+
+
+def test_a_worker_told_to_hurry_lets_running_tasks_finish(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    worker = start_worker(broker.url, "-c", "1", CLOCHE_STOP__SOFT="2")
+    ledger = tmp_path / "ledger"
+    client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "x", 1))
+    wait_for("the task to start", lambda: lines(ledger))
+    worker.process.send_signal(signal.SIGQUIT)
+    worker.process.wait(30)
+    assert lines(ledger) == ["start x", "end x"]
+
+
+def test_messages_that_are_not_json_are_refused(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    worker = start_worker(broker_url, "-c", "1", "-Q", "strict")
+    ledger, app = tmp_path / "ledger", client_app(broker_url)
+    for serializer in ("pickle", "json"):
+        app.send_task(
+            "tasks.probe.note", (str(ledger), serializer), queue="strict", serializer=serializer
+        )
+    wait_for("the JSON task", lambda: "end json" in lines(ledger))
+    assert lines(ledger) == ["start json", "end json"]
+    wait_for("the refusal in the log", lambda: "ContentDisallowed" in worker.output, 10)
+
+
+def test_results_expire_and_tell_their_task(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    start_worker(broker_url, "-c", "1", "-Q", "expiring")
+    app = client_app(broker_url)
+    result: AsyncResult = app.send_task(
+        "tasks.probe.note", (str(tmp_path / "l"), "x", 1), queue="expiring"
+    )
+    wait_for("STARTED to be stored", lambda: result.state == "STARTED")
+    result.get(timeout=20)
+    assert (result.name, result.queue) == ("tasks.probe.note", "expiring")
+    ttl = app.backend.client.ttl(app.backend.get_key_for_task(result.id).decode())
+    assert 3500 < ttl <= 3600
+
+
+def test_events_tell_sent_received_started_and_succeeded(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    start_worker(broker_url, "-c", "1", "-Q", "eventful")
+    app, seen, listening = client_app(broker_url), [], threading.Event()
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(
+            connection, handlers={"*": lambda event: seen.append(event["type"])}
+        )
+
+        def listen() -> None:
+            for _ in receiver.itercapture(wakeup=False):
+                listening.set()
+
+        thread = threading.Thread(target=listen, daemon=True)
+        thread.start()
+        assert listening.wait(10)
+        app.send_task("tasks.probe.note", (str(tmp_path / "l"), "x"), queue="eventful")
+        wait_for("the last event", lambda: "task-succeeded" in seen)
+        receiver.should_stop = True
+        thread.join(10)
+    told = [kind for kind in seen if kind.startswith("task-")]
+    assert sorted(told) == ["task-received", "task-sent", "task-started", "task-succeeded"]
+
+
+def test_one_worker_does_not_hoard_what_others_could_run(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    start_worker(broker.url, "-c", "1")
+    app, ledger = client_app(broker.url), tmp_path / "ledger"
+    for number in range(5):
+        app.send_task("tasks.probe.note", (str(ledger), str(number), 3))
+    wait_for("the first task", lambda: lines(ledger))
+    # One runs and, with late acks, one place of prefetch is all it has.
+    assert broker.client().llen("default") == 4
+
+
+def test_eta_tasks_do_not_fill_the_workers_memory_without_end(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(broker.url, "-c", "1")
+    app, client = client_app(broker.url), broker.client()
+    with app.pool.acquire() as connection:
+        for _ in range(1010):
+            app.send_task("tasks.probe.limits", countdown=3600, connection=connection, **IGNORED)
+    wait_for("the worker to take what it may", lambda: client.llen("default") < 20, 30)
+
+    def prefetch() -> int:
+        (stats,) = app.control.inspect(timeout=2).stats().values()
+        return int(stats["prefetch_count"])
+
+    wait_for("the limit to be reached", lambda: prefetch() >= 1000, 30)
+    assert prefetch() == 1000
+    assert client.llen("default") > 0
+
+
+def test_a_pool_process_over_its_memory_is_replaced(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(
+        broker_url,
+        "-c",
+        "1",
+        "--name",
+        "small",
+        "-Q",
+        "small",
+        CLOCHE_WORKERS__SMALL__MAX_MEMORY_PER_CHILD="1M",
+    )
+    app = client_app(broker_url)
+    pids = {
+        app.send_task("tasks.probe.limits", queue="small").get(timeout=20)["pid"] for _ in range(3)
+    }
+    assert len(pids) == 3
+
+
+def test_a_pool_process_is_replaced_after_its_number_of_tasks(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(
+        broker_url,
+        "-c",
+        "1",
+        "--name",
+        "brief",
+        "-Q",
+        "brief",
+        CLOCHE_WORKERS__BRIEF__MAX_TASKS_PER_CHILD="2",
+    )
+    app = client_app(broker_url)
+    pids = [
+        app.send_task("tasks.probe.limits", queue="brief").get(timeout=20)["pid"] for _ in range(4)
+    ]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_stock_worker_of_a_hardened_application_has_the_defaults_too(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    start_worker(broker_url, "-c", "1", "-Q", "stock", "-n", "stock@%h", stock=True)
+    seen = client_app(broker_url).send_task("tasks.probe.limits", queue="stock").get(timeout=20)
+    assert (seen["acks_late"], seen["retry_delay"]) == (True, 60)

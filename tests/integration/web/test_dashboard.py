@@ -1,0 +1,126 @@
+"""The dashboard against a real broker and a real worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.web.fixtures import Stack
+from tests.integration.web.stack import Running, events_of, until
+
+
+@pytest.fixture
+def client(dashboard: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=dashboard.url) as made:
+        until(lambda: made.get("/api/snapshot").json()["snapshot"]["workers"] or None)
+        yield made
+
+
+def _task(client: httpx.Client, task_id: str, state: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        answer = client.get(f"/api/tasks/{task_id}")
+        found: dict[str, Any] = answer.json()
+        return found if answer.status_code == 200 and found["state"] == state else None
+
+    return until(look, what=f"{task_id} {state}")
+
+
+def test_the_snapshot_tells_workers_queues_and_health(client: httpx.Client) -> None:
+    body = client.get("/api/snapshot").json()
+    assert body["ok"] is True
+    assert [check["name"] for check in body["snapshot"]["health"]] == ["broker", "results"]
+    (worker,) = (w for w in body["snapshot"]["workers"] if w["name"] == "first@test")
+    assert worker["concurrency"] == 4
+    assert worker["pool"] == "threads"
+    assert sorted(worker["queues"]) == ["celery", "download_queue"]
+    queues = {queue["name"]: queue for queue in body["snapshot"]["queues"]}
+    assert queues["download_queue"]["consumers"] == ["first@test"]
+    assert queues["download_queue"]["length"] == 0
+
+
+def test_a_task_appears_with_arguments_result_and_runtime(
+    client: httpx.Client, stack: Stack
+) -> None:
+    sent = stack.app.tasks["tests.integration.web.sample.add"].delay(2, 40)
+    run = _task(client, sent.id, "SUCCESS")
+    assert run["name"] == "tests.integration.web.sample.add"
+    assert run["worker"] == "first@test"
+    assert "42" in run["result"]
+    assert "40" in run["args"]
+    until(lambda: sent.id in [t["id"] for t in client.get("/api/tasks").json()["tasks"]])
+    page = client.get(f"/tasks/{sent.id}")
+    assert page.status_code == 200
+    assert "tests.integration.web.sample.add" in page.text
+
+
+def test_a_failure_is_shown_with_its_traceback(client: httpx.Client, stack: Stack) -> None:
+    sent = stack.app.tasks["tests.integration.web.sample.fail"].delay("<b>no</b>")
+    run = _task(client, sent.id, "FAILURE")
+    assert "ValueError" in run["exception"]
+    assert "Traceback" in run["traceback"]
+    page = client.get(f"/tasks/{sent.id}").text
+    assert "&lt;b&gt;no&lt;/b&gt;" in page
+    assert "<b>no</b>" not in page
+    failed = until(lambda: client.get("/api/tasks?state=FAILURE").json()["tasks"] or None)
+    assert {task["state"] for task in failed} == {"FAILURE"}
+
+
+def test_an_unknown_task_is_not_found_in_words(client: httpx.Client) -> None:
+    assert client.get("/tasks/no-such-task").status_code == 404
+    answer = client.get("/api/tasks/no-such-task")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_queue_with_backlog_and_no_consumer_is_the_verdict(
+    client: httpx.Client, stack: Stack
+) -> None:
+    add = stack.app.tasks["tests.integration.web.sample.add"]
+    stack.app.amqp.queues.add("nobody")
+    try:
+        for priority in (0, 3, 9):
+            add.apply_async((1, 1), queue="nobody", priority=priority)
+        page = until(
+            lambda: text if "no worker consumes it" in (text := client.get("/").text) else None
+        )
+        assert "<strong>3</strong>" in page
+        queues = client.get("/api/snapshot").json()["snapshot"]["queues"]
+        assert {q["name"]: q["length"] for q in queues}["nobody"] == 3
+    finally:
+        with stack.app.connection_for_write() as connection:
+            connection.default_channel.queue_purge("nobody")
+        stack.app.amqp.queues.pop("nobody")
+        until(lambda: "no worker consumes it" not in client.get("/").text)
+
+
+def test_the_live_stream_sends_fragments_and_only_what_changed(
+    client: httpx.Client, stack: Stack
+) -> None:
+    stream = events_of(client, "/live")
+    first = [next(stream)[0] for _ in range(5)]
+    assert first == ["verdict", "health", "workers", "queues", "tasks"]
+    sent = stack.app.tasks["tests.integration.web.sample.add"].delay(20, 3)
+    deadline = time.monotonic() + 15
+    for name, fragment in stream:
+        if name == "tasks" and sent.id[:8] in fragment:
+            break
+        assert time.monotonic() < deadline
+    stream.close()
+
+
+def test_the_page_says_what_it_does_not_know(client: httpx.Client) -> None:
+    gaps = client.get("/api/snapshot").json()["events"]
+    assert gaps[0]["since"] is None
+    assert gaps[0]["until"] is not None
+    assert "are unknown here" in client.get("/").text
+
+
+def test_readiness_tells_each_check(client: httpx.Client) -> None:
+    body = client.get("/readyz").json()
+    assert body["status"] == "ready"
+    assert set(body["checks"]) == {"broker", "results"}
+    assert client.get("/healthz").json() == {"status": "alive"}

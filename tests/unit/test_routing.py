@@ -1,0 +1,168 @@
+"""Routing and per-family limits: what goes where, and who may override whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from cloche.app import create_app, harden
+from cloche.app.routing import all_routes, consumed_queues, specificity, unmatched_routes
+from cloche.errors import SettingsError
+from cloche.settings import Settings
+
+
+def settings(**values: Any) -> Settings:
+    return Settings.model_validate(values)
+
+
+def queue_of(app: Celery, task: str) -> str:
+    routed = app.amqp.router.route({}, task)
+    name: str = routed["queue"].name
+    return name
+
+
+def test_the_specific_pattern_comes_before_the_general() -> None:
+    patterns = ["*", "tasks.*", "tasks.mail.send", "tasks.mail.*", "tasks.ma*", "*.send"]
+    assert sorted(patterns, key=specificity) == [
+        "tasks.mail.send",
+        "tasks.mail.*",
+        "tasks.ma*",
+        "tasks.*",
+        "*.send",
+        "*",
+    ]
+
+
+def test_routes_lead_tasks_to_their_queues_whatever_the_order_they_are_written_in() -> None:
+    app = create_app(
+        settings=settings(
+            routes=[
+                {"pattern": "*", "queue": "rest"},
+                {"pattern": "tasks.mail.*", "queue": "mail"},
+                {"pattern": "tasks.mail.urgen?", "queue": "urgent"},
+            ]
+        )
+    )
+    assert queue_of(app, "tasks.mail.send") == "mail"
+    assert queue_of(app, "tasks.mail.urgent") == "urgent"
+    assert queue_of(app, "tasks.download.fetch") == "download_queue"
+    assert queue_of(app, "other") == "rest"
+
+
+def test_an_unrouted_task_goes_to_the_default_queue() -> None:
+    assert queue_of(create_app(), "add") == "default"
+    assert queue_of(create_app(settings=settings(tasks={"default_queue": "x"})), "add") == "x"
+
+
+def test_an_existing_application_keeps_its_queue_its_routes_and_its_values() -> None:
+    app = Celery("theirs", broker="redis://localhost/3")
+    app.conf.task_routes = {"tasks.download.*": {"queue": "theirs"}}
+    app.conf.worker_prefetch_multiplier = 7
+    app.conf.broker_transport_options = {"socket_timeout": 99}
+    done = harden(app, Settings())
+    assert queue_of(app, "add") == "celery"
+    assert queue_of(app, "tasks.download.fetch") == "theirs"
+    assert app.conf.worker_prefetch_multiplier == 7
+    assert [kept.key for kept in done.left_alone] == ["worker_prefetch_multiplier"]
+    options = app.conf.broker_transport_options
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (99, 5)
+
+
+def test_hardening_again_replaces_what_the_first_time_set_and_nothing_else() -> None:
+    app = Celery("theirs")
+    app.conf.broker_transport_options = {"socket_timeout": 99}
+    app.conf.task_annotations = {"*": {"priority": 3}}
+    for result_expires in (60, 120):
+        harden(app, settings(results={"expires": result_expires}))
+    assert app.conf.result_expires.total_seconds() == 120
+    assert app.conf.broker_transport_options["socket_timeout"] == 99
+    assert len(app.conf.task_routes) == 1
+    assert len(app.conf.task_annotations) == 1
+    assert len({queue.name for queue in app.conf.task_queues}) == len(app.conf.task_queues)
+
+
+def test_what_an_application_sets_after_it_was_made_is_its_own() -> None:
+    app = create_app("theirs")
+    app.conf.worker_prefetch_multiplier = 9
+    app.conf.task_routes = {"a": {"queue": "alpha"}}
+    app.conf.broker_transport_options["visibility_timeout"] = 7
+    harden(app, settings(broker={"socket_timeout": 3}))
+    assert app.conf.worker_prefetch_multiplier == 9
+    assert queue_of(app, "a") == "alpha"
+    assert queue_of(app, "tasks.download.fetch") == "download_queue"
+    options = app.conf.broker_transport_options
+    assert options["visibility_timeout"] == 7
+
+
+def test_every_queue_named_anywhere_is_declared_apart_from_the_others() -> None:
+    app = create_app(settings=settings(routes=[{"pattern": "a.*", "queue": "alpha"}]))
+
+    @app.task(name="asks")
+    def asks() -> None: ...
+
+    assert consumed_queues(app)[0] == "default"
+    assert set(consumed_queues(app)) == {"default", "alpha", "download_queue"}
+    bindings = {(queue.exchange.name, queue.routing_key) for queue in app.conf.task_queues}
+    assert len(bindings) == 3, "two queues that share exchange and key both get every message"
+
+
+def test_a_route_that_matches_no_task_is_found() -> None:
+    config = settings(routes=[{"pattern": "tasks.mial.*", "queue": "mail"}])
+    app = create_app(settings=config)
+    assert "tasks.mial.*" in [r.pattern for r in unmatched_routes(app, all_routes(config))]
+
+
+def test_a_family_gives_its_tasks_retries_and_limits_unless_the_author_did() -> None:
+    app = create_app(
+        settings=settings(
+            families={"mail": {"max_retries": 5, "soft_time_limit": 8, "time_limit": 9}}
+        )
+    )
+
+    @app.task(name="tasks.mail.send")
+    def send() -> None: ...
+
+    @app.task(name="tasks.mail.special", max_retries=1, time_limit=99)
+    def special() -> None: ...
+
+    @app.task(name="loose")
+    def loose() -> None: ...
+
+    assert (send.max_retries, send.default_retry_delay) == (5, 60)
+    assert (send.soft_time_limit, send.time_limit) == (8, 9)
+    assert (special.max_retries, special.soft_time_limit, special.time_limit) == (1, 8, 99)
+    assert (loose.max_retries, loose.default_retry_delay, loose.time_limit) == (3, 60, None)
+
+
+def test_the_applications_own_annotations_win_over_the_familys() -> None:
+    app = Celery("theirs")
+    app.conf.task_annotations = {"tasks.mail.send": {"max_retries": 77}, "*": {"priority": 4}}
+    harden(app, settings(families={"mail": {"max_retries": 5, "retry_delay": 7}}))
+
+    @app.task(name="tasks.mail.send")
+    def send() -> None: ...
+
+    assert (send.max_retries, send.default_retry_delay, send.priority) == (77, 7, 4)
+
+
+def test_tasks_bound_before_hardening_get_their_family_and_are_told_of() -> None:
+    app = Celery("theirs")
+
+    @app.task(name="tasks.mail.send")
+    def send() -> None: ...
+
+    send.bind(app)
+    done = harden(app, settings(families={"mail": {"max_retries": 5}}))
+    assert send.max_retries == 5
+    assert any("tasks.mail.send" in note for note in done.notes)
+
+
+def test_a_variable_that_celery_would_prefer_unseen_is_a_contradiction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://:geheim@elsewhere/0")
+    with pytest.raises(SettingsError, match="CELERY_BROKER_URL") as caught:
+        create_app(settings=settings(broker={"url": "redis://localhost/0"}))
+    assert "geheim" not in str(caught.value)
