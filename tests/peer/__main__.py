@@ -16,12 +16,15 @@ from tests.peer.results import POOLS, URLS, Configuration, Result, Results
 from tests.peer.source import PROJECT, SCRATCH, prepare
 from tests.peer.suite import Limits, Suite
 
+#: Tests of a file that share a process and its worker, at most: the longest file has 300.
+PART = 40
+
 DOCUMENT = PROJECT / "docs" / "compatibility.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Tests of one file for one process."""
+    """Tests of one file, for one process."""
 
     configuration: Configuration
     tests: list[str]
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pool", choices=POOLS, help="one pool only (make: POOL=threads)")
     parser.add_argument("--jobs", type=int, default=4, help="processes at a time [%(default)s]")
     parser.add_argument(
-        "--timeout", type=float, default=120, help="seconds a test may take [%(default)s]"
+        "--timeout", type=float, default=240, help="seconds a test may take [%(default)s]"
     )
     parser.add_argument(
         "--reruns", type=int, default=2, help="of what the suite marks as flaky [%(default)s]"
@@ -60,9 +63,10 @@ def _parser() -> argparse.ArgumentParser:
 def _units(
     tests: Sequence[str], pools: Sequence[str], results: Results, *, resume: bool
 ) -> Iterator[Unit]:
-    """Both URLs of a file next to each other: they meet the same load of the machine."""
+    """Both URLs of some tests next to each other: they meet the same load of the machine."""
     files = [list(found) for _, found in itertools.groupby(tests, lambda t: t.partition("::")[0])]
-    for found in sorted(files, key=len, reverse=True):
+    parts = [found[at : at + PART] for found in files for at in range(0, len(found), PART)]
+    for found in sorted(parts, key=len, reverse=True):
         for pool, url in itertools.product(pools, URLS):
             configuration = Configuration(pool, url)
             known = results.of(configuration) if resume else ()

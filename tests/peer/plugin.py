@@ -47,7 +47,7 @@ class Inside:
         self.reruns = int(os.environ[PREFIX + "RERUNS"])
         wanted = json.loads(Path(os.environ[PREFIX + "WANTED"]).read_text())
         self.wanted = None if wanted is None else set(wanted)
-        self.events = Path(os.environ[PREFIX + "EVENTS"]).open("a", buffering=1)
+        self.events = Path(os.environ[PREFIX + "EVENTS"])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> None:
@@ -98,7 +98,8 @@ class Inside:
             self._tell(test=report.nodeid, phase="collect", outcome="skipped", why=_why(report))
 
     def _tell(self, **event: object) -> None:
-        self.events.write(json.dumps(event) + "\n")
+        with self.events.open("a") as events:
+            events.write(json.dumps(event) + "\n")
 
 
 def _why(report: pytest.TestReport | pytest.CollectReport) -> str | None:
