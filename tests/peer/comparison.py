@@ -6,7 +6,6 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from tests.peer.notes import CANNOT_APPLY
 from tests.peer.results import Configuration, Result, Results
 
 
@@ -16,7 +15,6 @@ class Verdict(enum.StrEnum):
     BOTH = "passes on both"
     OURS_ONLY = "passes on ours only"
     NEITHER = "passes on neither"
-    CANNOT_APPLY = "cannot apply to ours"
     STOCK_ONLY = "passes on stock only"
 
 
@@ -30,11 +28,8 @@ class Pair:
 
     @property
     def verdict(self) -> Verdict:
-        if self.stock.passed and self.ours.passed:
-            return Verdict.BOTH
         if self.stock.passed:
-            inapplicable = self.ours.outcome == "skipped" and self.test in CANNOT_APPLY
-            return Verdict.CANNOT_APPLY if inapplicable else Verdict.STOCK_ONLY
+            return Verdict.BOTH if self.ours.passed else Verdict.STOCK_ONLY
         return Verdict.OURS_ONLY if self.ours.passed else Verdict.NEITHER
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tests.peer.comparison import Pair, Verdict, by_verdict
-from tests.peer.notes import CANNOT_APPLY, WHY
+from tests.peer.notes import WHY
 from tests.peer.results import Result
 from tests.peer.source import VERSION
 
@@ -55,7 +55,7 @@ def _summary(pools: Pools) -> str:
         f"Cloche at {', '.join(revisions)}:\n",
         counts(pools),
     ]
-    for verdict in (Verdict.STOCK_ONLY, Verdict.CANNOT_APPLY, Verdict.OURS_ONLY, Verdict.NEITHER):
+    for verdict in (Verdict.STOCK_ONLY, Verdict.OURS_ONLY, Verdict.NEITHER):
         parts += _section(verdict, pools)
     return "\n".join(parts)
 
@@ -73,7 +73,7 @@ def _section(verdict: Verdict, pools: Pools) -> Iterator[str]:
 
 
 def _reason(pair: Pair) -> str:
-    if note := CANNOT_APPLY.get(pair.test) or WHY.get(pair.test):
+    if note := WHY.get(pair.test):
         return note
     failing = pair.ours if pair.stock.passed else pair.stock
     return f"{failing.outcome}: {failing.reason}".replace("<", "&lt;").rstrip(": ")
