@@ -104,6 +104,8 @@ class Channel(Consuming, stock.Channel):
     @property
     def own(self) -> redis.Redis:
         """A client that takes key names as they are. Making one takes 100 µs: it is kept."""
+        if self.closed and self._own is not None:
+            return self._own  # settling what an orphaned channel delivered
         pool = self.pool
         if self._own is None or self._own.connection_pool is not pool:
             self._own = redis.Redis(connection_pool=pool)
@@ -277,6 +279,7 @@ class Channel(Consuming, stock.Channel):
             if self._qos is not None:
                 self._qos.orphan()
             self.auto_delete_queues.clear()
+            _ = self.own  # made while the connection is known
             super().close()
             lease_table.release(self, orphaned=True)
 

@@ -38,6 +38,12 @@ OVERDUE_SECONDS = 5
 DELIVERY_BUDGET = 0.005
 
 
+#: Waits in vain after which a consumer looks into its queues without being called.
+LOOK_EVERY = 6
+
+#: Seconds the event loop may stand still for a fetch's reply after a bell.
+PROMPT_SECONDS = 0.01
+
 #: Seconds between small fetches.
 FETCH_INTERVAL = 0.004
 
@@ -73,6 +79,7 @@ class Consuming:
         self._announced = False
         self._send_text = False
         self._fetched_at = 0.0
+        self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
         self._more: tuple[socket.socket, socket.socket] | None = None
@@ -230,9 +237,20 @@ class Consuming:
         self.fetching.over()
         if self._fetch is not None:
             self._received(self._fetch, reply)
+        elif reply is not None:
+            self._drained = False
+            self._fetch_now()
         else:
-            self._drained = False  # after a wait in vain look nevertheless
+            # The leader rings for what we could not hear of; look ourselves all the same.
+            self._vain_waits += 1
+            self._drained = self._vain_waits % LOOK_EVERY != 0
         return True
+
+    def _fetch_now(self) -> None:
+        """Fetch at once after the bell: the next turn of the event loop would cost 1 ms."""
+        self._send_fetch()
+        if self._fetch is not None and self._in_poll.can_read(timeout=PROMPT_SECONDS):
+            self._brpop_read()
 
     def _received(self, fetch: Fetch, reply: list[Any]) -> None:
         fetched = fetch.read(reply)

@@ -32,7 +32,6 @@ class Poller(stock.MultiChannelPoller):
 
     def _listen(self, channel: Any) -> None:
         self._register_LISTEN(channel)
-        channel.listening.over()
 
     def _guard(
         self, channel: Any, failed: Callable[[BaseException], None], run: Any, *args: Any
@@ -52,8 +51,14 @@ class Poller(stock.MultiChannelPoller):
             return None
         if kind == MORE:
             return self._guard(channel, channel.failed, channel.deliver_more)
-        failed = channel.deaf if kind == "LISTEN" else channel.failed
-        return self._guard(channel, failed, super().on_readable, fileno)
+        if kind == "LISTEN":
+            return self._guard(channel, channel.deaf, self._hear, channel, fileno)
+        return self._guard(channel, channel.failed, super().on_readable, fileno)
+
+    def _hear(self, channel: Any, fileno: int) -> Any:
+        found = super().on_readable(fileno)
+        channel.listening.over()
+        return found
 
     def watch(self, channel: Any) -> None:
         """Poll the socket that tells of undelivered messages."""

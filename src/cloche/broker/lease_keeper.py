@@ -21,14 +21,22 @@ from cloche.broker.reaper import Reaper
 
 logger = logging.getLogger("cloche.transport")
 
-#: Seconds between rounds of the leader: what a stock producer's message, or a due one, may wait.
+#: Seconds between rounds of the leader while it finds something to do: what a stock producer's
+#: message may wait, or a message with a short delay.
 LEADER_PERIOD = 0.15
 
+#: The same when it found nothing for BUSY_SECONDS.
+IDLE_PERIOD = 0.5
+BUSY_SECONDS = 30
+
 #: Seconds between attempts of the others to become leader.
-FOLLOWER_PERIOD = 1.0
+FOLLOWER_PERIOD = 2.0
 
 #: Seconds without a round after which another becomes leader.
-TERM = 2.0
+TERM = 1.5
+
+#: Seconds between rounds at least, unless more is due than one round promotes.
+LEAST_PAUSE = 0.01
 
 #: Due messages promoted in one call; while there are more, the next call follows at once.
 PROMOTED = 500
@@ -58,6 +66,7 @@ class LeaseKeeper:
         self._stopping = threading.Event()
         self._renew_at = 0.0
         self._tick_at = 0.0
+        self._busy_until = 0.0
         self._unknown: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="cloche-lease", daemon=True)
 
@@ -169,8 +178,13 @@ class LeaseKeeper:
         if reply is None:
             self._tick_at = time.monotonic() + FOLLOWER_PERIOD
             return
-        promoted, *dead = reply
-        pause = 0.0 if promoted >= PROMOTED else LEADER_PERIOD
-        self._tick_at = time.monotonic() + pause
+        promoted, rung, next_due, *dead = reply
+        now = time.monotonic()
+        if promoted or rung:
+            self._busy_until = now + BUSY_SECONDS
+        pause = LEADER_PERIOD if now < self._busy_until else IDLE_PERIOD
+        if next_due >= 0:
+            pause = min(pause, next_due / 1000)
+        self._tick_at = now + (0.0 if promoted >= PROMOTED else max(pause, LEAST_PAUSE))
         for consumer in dead:
             self._reaper.reap(consumer.decode())

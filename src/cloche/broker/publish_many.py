@@ -18,7 +18,13 @@ from cloche.backoff import Backoff
 from cloche.broker import delayed, lua, message
 from cloche.broker.channel import Captured, Channel
 from cloche.broker.outage import ERRORS, plain
-from cloche.broker.publish_template import SAMPLE, NotTemplatableError, Template, new_ids
+from cloche.broker.publish_template import (
+    SAMPLE,
+    NotTemplatableError,
+    Template,
+    check_arguments,
+    new_ids,
+)
 
 logger = logging.getLogger("cloche.transport")
 
@@ -162,6 +168,7 @@ class _Making:
             for captured in self._capture(call, {}):
                 yield _made(captured)
             return
+        check_arguments(call.signature, call.args, call.kwargs)
         task_id = self._next_id()
         for queue, suffix, wait, template in templates:
             yield _Made(

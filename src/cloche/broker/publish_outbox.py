@@ -34,9 +34,13 @@ class Outbox:
         if wait is not None:
             delayed.park(self._client(), self._keys, queue, suffix, envelope, wait)
             return
+        self.push(queue, suffix, str(dumps(envelope)))
+
+    def push(self, queue: str, suffix: str, text: str) -> None:
+        """Send the text of a message that is due. Raises what redis-py raises."""
         keys = self._keys
         names = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
-        lua.PUBLISH.run(self._client(), names, [dumps(envelope), queue])
+        lua.PUBLISH.run(self._client(), names, [text, queue])
 
 
 class SpoolingOutbox:

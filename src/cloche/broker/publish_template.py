@@ -79,6 +79,13 @@ class Template:
         return "".join(parts)
 
 
+def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raise TypeError if the task does not take them, as Celery does (Task.apply_async)."""
+    header = getattr(task, "__header__", None)
+    if header is not None and getattr(task, "typing", False):
+        header(*args, **kwargs)
+
+
 def new_ids(count: int) -> list[str]:
     """``count`` random UUIDs (version 4), read from the kernel at once."""
     digits = os.urandom(16 * count).hex()

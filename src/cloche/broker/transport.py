@@ -45,10 +45,10 @@ class Transport(stock.Transport):
 
     def _refuse_cluster(self) -> None:
         try:
-            mode = self.channels[0].own.info("server").get("redis_mode")
+            facts = self.channels[0].own.info("server")
         except redis.exceptions.RedisError:
             return  # an ACL user without INFO, or a publisher whose server is away
-        if mode == "cluster":
+        if "cluster" in (facts.get("redis_mode"), facts.get("server_mode")):
             raise BrokerError(
                 "This server is part of a Redis Cluster, which cannot carry this transport.",
                 fault=BrokerFault.OTHER,

@@ -12,15 +12,16 @@ import time
 
 from celery import Celery, Task
 
+from cloche.broker.lease_check import lease_lost
+
 app = Celery("ledger", broker=os.environ["LEDGER_BROKER"])
-app.conf.update(
-    task_ignore_result=True,
-    task_acks_late=True,
-    broker_connection_retry_on_startup=True,
-    worker_send_task_events=False,
-    worker_hijack_root_logger=True,
-    **json.loads(os.environ.get("LEDGER_CONF", "{}")),
-)
+settings: dict[str, object] = {
+    "task_ignore_result": True,
+    "task_acks_late": True,
+    "broker_connection_retry_on_startup": True,
+    "worker_send_task_events": False,
+}
+app.conf.update(settings | json.loads(os.environ.get("LEDGER_CONF", "{}")))
 
 
 def write(word: str, number: int) -> None:
@@ -50,3 +51,21 @@ def kill_worker(number: int) -> None:
 @app.task(bind=True)
 def tell_redelivered(self: Task, number: int) -> None:
     write(f"redelivered={self.request.delivery_info['redelivered']}", number)
+
+
+@app.task
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+@app.task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task(bind=True)
+def ask_lease(self: Task, number: int, seconds: float) -> None:
+    """Write whether the lease is lost, before and after some seconds."""
+    write(f"before={lease_lost(self)}", number)
+    time.sleep(seconds)
+    write(f"after={lease_lost(self)}", number)

@@ -47,6 +47,18 @@ def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_task_can_ask_whether_its_lease_was_lost(bench: Bench, pool: str) -> None:
+    bench.send(0, "ask_lease", seconds=1.5)
+    stopped = bench.worker(pool, 1)
+    wait_until(lambda: bench.ledger.count("before=False"), "it runs")
+    stopped.signal(signal.SIGSTOP)
+    bench.worker(pool, 1)
+    wait_until(lambda: bench.ledger.count("after=False"), "it ran elsewhere", 15)
+    stopped.signal(signal.SIGCONT)
+    wait_until(lambda: bench.ledger.count("after=True"), "the first one was told", 10)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_task_that_kills_its_worker_three_times_is_a_dead_letter(bench: Bench, pool: str) -> None:
     bench.send(666, "kill_worker")
     for number in range(6):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.integration.transport.harness import Bench, connections, wait_until
+from tests.integration.transport.proxy import Proxy
 
 POOLS = ["prefork", "threads", "solo"]
 
@@ -89,6 +90,70 @@ def test_cutting_all_connections_repeats_nothing_that_runs(bench: Bench, pool: s
     wait_until(lambda: bench.inflight() == 0, "all acknowledged")
     assert max(bench.ledger.count("start").values()) == 1
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_repeats_what_runs_when_its_connections_are_cut(bench: Bench) -> None:
+    bench.worker("threads", 2)
+    for number in range(4):
+        bench.send(number, seconds=3)
+    wait_until(lambda: len(bench.ledger.count("start")) == 2, "two run")
+    for one in connections(bench.client):
+        bench.client.client_kill_filter(_id=one["id"])
+    wait_until(lambda: max(bench.ledger.count("start").values()) > 1, "one ran again", 30)
+
+
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_repeats_a_task_longer_than_its_visibility_timeout(bench: Bench) -> None:
+    bench.options = {"visibility_timeout": 1, "unacked_restore_interval": 1}
+    bench.options["unacked_restore_throttle"] = 1
+    bench.worker("threads", 2)
+    bench.send(0, seconds=6)
+    wait_until(lambda: bench.ledger.count("start")[0] > 1, "it started again", 20)
+
+
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_loses_what_it_popped_from_a_full_server(bench: Bench) -> None:
+    bench.client.config_set("maxmemory-policy", "noeviction")
+    bench.worker("solo", 1, conf={"worker_prefetch_multiplier": 1})
+    for number in range(5):
+        bench.send(number, seconds=1 if number == 0 else 0)
+    wait_until(lambda: bench.ledger.count("start"), "the first runs")
+    bench.client.config_set("maxmemory", 1)
+    try:
+        wait_until(lambda: bench.client.llen("celery") < 4, "one was popped", 20)
+        time.sleep(0.5)
+    finally:
+        bench.client.config_set("maxmemory", 0)
+    bench.worker("solo", 1)
+    wait_until(lambda: bench.client.llen("celery") == 0, "the rest was taken", 20)
+    time.sleep(1)
+    assert not bench.done(5)
+    assert bench.inflight() == 0
+
+
+def half_open(bench: Bench, pool: str) -> None:
+    """The path to an idle worker falls silent; a task is published; the worker recovers."""
+    with Proxy(bench.broker.port) as proxy:
+        bench.worker(pool, 1, url=f"{bench.scheme}://127.0.0.1:{proxy.port}/0")
+        time.sleep(0.5)
+        proxy.silence()
+        bench.send(0)
+        wait_until(lambda: bench.done(1), "the task ran", 25)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_a_task_published_into_a_half_open_connection_runs(bench: Bench, pool: str) -> None:
+    half_open(bench, pool)
+    assert bench.ledger.count("start") == {0: 1}
+
+
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_loses_a_task_published_into_a_half_open_connection(bench: Bench) -> None:
+    with pytest.raises(AssertionError, match="the task ran"):
+        half_open(bench, "solo")
+    assert bench.client.llen("celery") == 0
+    assert bench.inflight() == 0
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])

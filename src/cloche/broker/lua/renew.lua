@@ -11,7 +11,12 @@ redis.call('HDEL', KEYS[2], '')
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 redis.call('ZADD', KEYS[1], ms + ARGV[2], ARGV[1])
-for i = 3, #ARGV do
-    redis.call('ZADD', KEYS[3], ms, ARGV[i])
+if #ARGV > 2 then
+    local queues = {}
+    for i = 3, #ARGV do
+        queues[#queues + 1] = ms
+        queues[#queues + 1] = ARGV[i]
+    end
+    redis.call('ZADD', KEYS[3], unpack(queues))
 end
 return {ms, redis.call('HLEN', KEYS[2])}

@@ -3,7 +3,8 @@
 --       5 consumed queues (zset), 6 paused queues (set)
 -- ARGV: 1 consumer, 2 leader's term in ms, 3 key prefix, 4 messages to promote at most,
 --       5 ms after which a queue nobody consumes is forgotten, 6... priority suffixes
--- Returns nil for a follower, else {promoted, in-flight hashes to empty...}.
+-- Returns nil for a follower, else {promoted, bells rung, ms until the next message is due or
+-- -1, in-flight hashes to empty...}.
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then
     return nil
@@ -24,7 +25,7 @@ for _, consumer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms, 'LIMI
     end
 end
 
-local promoted = 0
+local promoted, rung, next_due = 0, 0, -1
 for _, queue in ipairs(redis.call('SMEMBERS', KEYS[4])) do
     local waiting, texts = own .. 'delayed:' .. queue, own .. 'delayed-messages:' .. queue
     local ids = redis.call('ZRANGEBYSCORE', waiting, '-inf', ms, 'LIMIT', 0, ARGV[4])
@@ -49,8 +50,14 @@ for _, queue in ipairs(redis.call('SMEMBERS', KEYS[4])) do
         redis.call('HDEL', texts, unpack(ids))
         promoted = promoted + #ids
     end
-    if redis.call('EXISTS', waiting) == 0 then
+    local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')
+    if #first == 0 then
         redis.call('SREM', KEYS[4], queue)
+    else
+        local rest = math.max(0, tonumber(first[2]) - ms)
+        if next_due < 0 or rest < next_due then
+            next_due = rest
+        end
     end
 end
 
@@ -68,10 +75,10 @@ for _, queue in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
         end
         if redis.call('EXISTS', unpack(keys)) > 0 then
             redis.call('LPUSH', bell, '1')
+            rung = rung + 1
         end
     end
 end
 
 local reply = redis.call('SMEMBERS', KEYS[3])
-table.insert(reply, 1, promoted)
-return reply
+return {promoted, rung, next_due, unpack(reply)}
