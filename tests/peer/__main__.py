@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -90,8 +91,14 @@ def _run(suite: Suite, units: Sequence[Unit], results: Results, jobs: int) -> No
         suite.run(unit.configuration, unit.tests, told)
 
     with ThreadPoolExecutor(jobs) as executor:
-        for done in [executor.submit(one, unit) for unit in units]:
-            done.result()
+        running = [executor.submit(one, unit) for unit in units]
+        try:
+            for done in running:
+                done.result()
+        except BaseException:  # Ctrl-C, above all
+            executor.shutdown(wait=False, cancel_futures=True)
+            suite.stop.set()
+            raise
 
 
 def _tell(pools: dict[str, list[Pair]]) -> int:
@@ -111,4 +118,5 @@ def _revision() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

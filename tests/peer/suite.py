@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """How to run it; ``arguments`` are pytest's, ``revision`` goes into the results."""
+    """How to run it; ``arguments`` are pytest's, ``revision`` goes into the results.
+
+    ``stop`` ends what runs: ``run`` then raises CancelledError.
+    """
 
     limits: Limits
     arguments: Sequence[str]
     revision: str
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def collect(self) -> list[str]:
         """The tests that the arguments choose. Raises SystemExit where pytest refuses them."""
@@ -151,6 +157,8 @@ class _Pytest:
         deadline = time.monotonic() + silence
         with (self._path / "events").open() as lines:
             while True:
+                if self._suite.stop.is_set():
+                    raise CancelledError
                 ended = self.code is not None
                 for line in lines:
                     deadline = time.monotonic() + silence
