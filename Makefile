@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: help setup up test check bench clean
+.PHONY: help setup up test check bench peer-suite clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Virtual environment in .venv with Cloche and its development tools
 
@@ -31,5 +31,8 @@ check: setup ## Lint, format, types, layers
 bench: setup ## Compare with stock Celery and peers (ARGS="--help" for the choices)
 	@$(BIN)/python -m bench $(ARGS)
 
+peer-suite: setup ## Celery's own integration suite, on stock URLs and on ours (POOL=threads, ARGS="-k canvas")
+	@$(BIN)/python -m tests.peer $(if $(POOL),--pool $(POOL)) $(ARGS)
+
 clean: ## Remove the virtual environments and caches (not the run directory .cloche)
-	rm -rf $(VENV) .bench-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bench-venv .peer-suite .mypy_cache .pytest_cache .ruff_cache .hypothesis

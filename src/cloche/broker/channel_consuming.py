@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
-from kombu.transport.redis import _socket_readable
+from kombu.transport.redis import Empty, _socket_readable
 
 from cloche.broker import delayed, message
 from cloche.broker.commands import send
@@ -224,39 +224,45 @@ class Consuming:
     def _brpop_read(self, **options: Any) -> Any:
         if not self.claims and self._fetch is None:
             return super()._brpop_read(**options)  # type: ignore[misc]
+        if not self._read_reply():
+            raise Empty
+        return True
+
+    def _read_reply(self) -> bool:
+        """Whether it brought something to deliver."""
         try:
             reply = self.client.connection.read_response()
         except redis.exceptions.NoScriptError:
             self._send_text = True
             self._forget_fetch()
-            return None
+            return False
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith("LEASELOST") or self._fetch is None:
                 raise
             self.claim.lose(self._fetch.consumer)
             self._fetch = None
-            return None
+            return False
         finally:
             self._in_poll = None
         self.fetching.over()
         if self._fetch is not None:
-            self._received(self._fetch, reply)
-        elif reply is not None:
+            return self._received(self._fetch, reply)
+        if reply is not None:
             self._drained = False
-            self._fetch_now()
-        else:
-            # The leader rings for what we could not hear of; look ourselves all the same.
-            self._vain_waits += 1
-            self._drained = self._vain_waits % LOOK_EVERY != 0
-        return True
+            return self._fetch_now()
+        # The leader rings for what we could not hear of; look ourselves all the same.
+        self._vain_waits += 1
+        self._drained = self._vain_waits % LOOK_EVERY != 0
+        return False
 
-    def _fetch_now(self) -> None:
+    def _fetch_now(self) -> bool:
         """Fetch at once after the bell: the next turn of the event loop would cost 1 ms."""
         self._send_fetch()
         if self._fetch is not None and self._in_poll.can_read(timeout=PROMPT_SECONDS):
-            self._brpop_read()
+            return self._read_reply()
+        return False
 
-    def _received(self, fetch: Fetch, reply: list[Any]) -> None:
+    def _received(self, fetch: Fetch, reply: list[Any]) -> bool:
         fetched = fetch.read(reply)
         if fetch.consumer == self.claim.consumer:
             self.claim.answered(self, [one.field for one in fetched])
@@ -265,13 +271,14 @@ class Consuming:
         self._fetch = None
         self._send_text = False
         self._drained = len(fetched) < fetch.wanted
-        self.deliver()
+        return self.deliver()
 
     # -- delivering
 
-    def deliver(self) -> None:
-        """Deliver what was fetched, as much as the budget allows."""
+    def deliver(self) -> bool:
+        """Deliver what was fetched, as much as the budget allows; whether anything was."""
         until = time.monotonic() + DELIVERY_BUDGET
+        delivered = False
         while self.inbox:
             one = self.inbox.popleft()
             try:
@@ -281,9 +288,11 @@ class Consuming:
                 raise
             if envelope is not None:
                 self._hand_over(one, envelope)
+                delivered = True
             if time.monotonic() > until:
                 break
         self._tell_more()
+        return delivered
 
     def _next(self, one: Fetched) -> message.Envelope | None:
         if not self.claim.holds(self.tag(one.field)):
@@ -352,9 +361,10 @@ class Consuming:
             self.connection.cycle.watch(self)
 
     def deliver_more(self) -> None:
-        """Called by the poller."""
+        """Called by the poller. Raises Empty as kombu's readers do."""
         self._stop_telling()
-        self.deliver()
+        if not self.deliver():
+            raise Empty
 
     def _stop_telling(self) -> None:
         if self._more is not None:

@@ -45,14 +45,17 @@ class Poller(stock.MultiChannelPoller):
             return None
 
     def on_readable(self, fileno: int) -> Any:
-        """A socket has something to read."""
+        """A socket has something to read. Raises Empty if it brought nothing to deliver.
+
+        Event loops pass over Empty; ``Connection.drain_events`` goes on waiting.
+        """
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         if channel is None:
             return None
-        if kind == MORE:
-            return self._guard(channel, channel.failed, channel.deliver_more)
         if kind == "LISTEN":
             return self._guard(channel, channel.deaf, self._hear, channel, fileno)
+        if kind == MORE:
+            return self._guard(channel, channel.failed, channel.deliver_more)
         return self._guard(channel, channel.failed, super().on_readable, fileno)
 
     def _hear(self, channel: Any, fileno: int) -> Any:
