@@ -96,7 +96,6 @@ def test_sending_a_task_does_not_subscribe_but_waiting_does(
     app.backend.store_result("waited-for", 3, states.SUCCESS)
     waiting.join(timeout=10)
     assert not waiting.is_alive()
-    del waiting, sent
     client.close()
 
 
