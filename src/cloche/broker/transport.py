@@ -8,13 +8,13 @@ from typing import Any
 import redis
 from kombu.transport import redis as stock
 
-from cloche.broker import dead_letters_celery, transport_url
+from cloche.broker import dead_letters_celery, delayed_celery, transport_url
 from cloche.broker.channel import Channel
 from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
 from cloche.errors import BrokerError, BrokerFault
 
-__all__ = ["Transport", "dead_letters_celery"]
+__all__ = ["Transport", "dead_letters_celery", "delayed_celery"]
 
 
 class Transport(stock.Transport):

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, states
 
-from cloche.broker import delayed
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
 from tests.integration.transport import servers
@@ -78,12 +77,16 @@ def test_urgent_tasks_run_before_others_that_were_sent_first(stand: Stand) -> No
     assert [number for number in started if number < 4] == [3, 2, 1, 0]
 
 
-def test_a_delayed_task_runs_when_due_and_a_removed_one_never(stand: Stand) -> None:
+def test_a_delayed_task_runs_when_due_and_a_revoked_one_never(stand: Stand) -> None:
     with stand.app.connection() as connection, connection.channel() as channel:
-        assert delayed.revoke(channel.own, stand.keys, "to-revoke") == 1
+        texts = stand.keys.delayed_messages("celery")
+        assert channel.own.hexists(texts, "to-revoke")
+        stand.app.control.revoke("to-revoke")
+        wait_until(lambda: not channel.own.hexists(texts, "to-revoke"), "it is off the server")
         wait_until(lambda: stand.bench.ledger.count("end")[50] == 1, "the due one ran", 10)
         assert channel.own.zcard(stand.keys.delayed("celery")) == 1
     assert not stand.bench.ledger.count("start")[52]
+    assert stand.app.AsyncResult("to-revoke").state == states.REVOKED
 
 
 def test_a_retry_runs_after_its_countdown(stand: Stand) -> None:

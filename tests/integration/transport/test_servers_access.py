@@ -152,6 +152,22 @@ def test_a_replica_is_not_written_to_and_the_check_says_why(path: Path, tmp_path
             _runs_once_it_is_the_master(Reached(replica, "", ""), tmp_path)
 
 
+def test_a_master_that_lost_its_replicas_takes_nothing_and_the_worker_waits(
+    path: Path, tmp_path: Path
+) -> None:
+    with CONNECTIONS["tcp"](path) as reached, Bench(reached.server, "cloche+redis", tmp_path) as b:
+        worker = b.worker("threads", 1)
+        b.client.config_set("min-replicas-to-write", 1)
+        with pytest.raises((OperationalError, redis.ResponseError), match=r"NOREPLICAS|replicas"):
+            b.send(1)
+        wait_until(lambda: "paused" in worker.log, "it waits")
+        b.client.config_set("min-replicas-to-write", 0)
+        b.send(2)
+        wait_until(lambda: b.done(1), "it goes on")
+        assert worker.alive
+        assert not b.ledger.count("start")[1]
+
+
 def _runs_once_it_is_the_master(replica: Reached, folder: Path) -> None:
     with Bench(replica.server, "cloche+redis", folder) as bench:
         worker = bench.worker("solo", 1, ready=False)
