@@ -1,15 +1,17 @@
-"""``Connection.drain_events``: what consumers without an event loop wait with."""
+"""``Connection.drain_events``, with which consumers without an event loop wait; late messages."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from kombu import Connection, Consumer, Queue
 
+from cloche.broker.message import DELAY
 from cloche.testing import BrokerProcess
 
 QUEUE = Queue("drained")
@@ -70,3 +72,29 @@ def test_every_return_has_delivered_something(
         connection.drain_events(timeout=5)
         assert len(got) > before
     assert sorted(got) == list(range(300))
+
+
+def test_a_message_that_waited_keeps_its_eta(connection: Connection, broker: BrokerProcess) -> None:
+    eta = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+    got: list[Any] = []
+    Consumer(connection, [QUEUE], on_message=got.append).consume()
+    with Connection(f"cloche+{broker.url}") as other:
+        headers = {"id": "late", "eta": eta}
+        other.Producer().publish(1, routing_key=QUEUE.name, declare=[QUEUE], headers=headers)
+    while not got:
+        connection.drain_events(timeout=10)
+    assert datetime.now(UTC).isoformat() >= eta
+    assert got[0].headers["eta"] == eta
+
+
+def test_the_eta_of_a_due_message_is_past_by_a_slow_clock_too(
+    connection: Connection, broker: BrokerProcess
+) -> None:
+    eta = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    got: list[Any] = []
+    Consumer(connection, [QUEUE], on_message=got.append).consume()
+    with Connection(f"cloche+{broker.url}") as other:
+        headers = {"id": "due", "eta": eta, DELAY: 1}  # it waited, by the server's clock
+        other.Producer().publish(1, routing_key=QUEUE.name, declare=[QUEUE], headers=headers)
+    connection.drain_events(timeout=10)
+    assert got[0].headers["eta"] <= datetime.now(UTC).isoformat()
