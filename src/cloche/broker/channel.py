@@ -193,9 +193,7 @@ class Channel(Consuming, stock.Channel):
         moves: list[str] = []
         for field, raw in zip(fields, self._texts(claim, fields), strict=True):
             if raw is not None:
-                envelope = message.decode(raw)
-                message.mark_redelivered(envelope)
-                moves += [field, key_of(field), message.encode(envelope)]
+                moves += [field, key_of(field), _redelivered(raw)]
         if moves:
             lua.REQUEUE.run(self.own, [claim.inflight], moves)
         claim.let_go(fields)
@@ -268,9 +266,11 @@ class Channel(Consuming, stock.Channel):
             self.stop_consuming()
             with contextlib.suppress(*ERRORS):
                 self.events.flush()
-        super().close()
-        if self._claim is not None:
-            lease_table.release(self)
+        try:
+            super().close()
+        finally:
+            if self._claim is not None:
+                lease_table.release(self)
 
     def orphan(self) -> None:
         """Close after a connection error: what is in use stays leased."""
@@ -286,3 +286,13 @@ class Channel(Consuming, stock.Channel):
     def tag(self, field: str) -> str:
         """The delivery tag of a message we hold."""
         return tag_of(self.claim.consumer, field)
+
+
+def _redelivered(raw: bytes) -> str:
+    """The message marked as delivered before; "" for one nobody can read: it goes back as is."""
+    try:
+        envelope = message.decode(raw)
+    except ValueError:
+        return ""
+    message.mark_redelivered(envelope)
+    return message.encode(envelope)

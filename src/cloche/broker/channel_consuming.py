@@ -22,7 +22,7 @@ from kombu.transport.redis import Empty, _socket_readable
 from cloche.broker import delayed, message
 from cloche.broker.commands import send
 from cloche.broker.fetch import Fetch, Fetched
-from cloche.broker.lease import SUSPECT
+from cloche.broker.lease import SUSPECT, field_of
 from cloche.broker.outage import ERRORS, Outage
 
 logger = logging.getLogger("cloche.transport")
@@ -108,7 +108,11 @@ class Consuming:
         if self._claim is None:  # type: ignore[attr-defined]
             return
         self._check_overdue()
-        if self._suspects and not self.claim.holds(self._suspect):
+        if self._suspect and not self.claim.holds(self._suspect):
+            if field_of(self._suspect)[0] == self.claim.consumer:  # else the lease was lost
+                self.claim.acks.add(SUSPECT)
+            self._suspect = ""
+        if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
             self._tell_more()
         if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
@@ -338,6 +342,7 @@ class Consuming:
         if self._suspect and self.claim.holds(self._suspect):
             self._suspects.append(one)
             return True
+        self.flush()  # or the end of the last one's mark would be the end of this one's
         send(self.own, "HSET", self.claim.inflight, SUSPECT, one.field)
         self._suspect = self.tag(one.field)
         return False

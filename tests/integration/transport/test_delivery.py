@@ -69,6 +69,7 @@ def test_a_task_that_kills_its_worker_three_times_is_a_dead_letter(bench: Bench,
     bench.worker(pool, 1, lease=1.0)
     wait_until(lambda: len(letters(bench)) == 1, "it is a dead letter", 15)
     wait_until(lambda: bench.done(6), "the innocent ran", 15)
+    wait_until(lambda: bench.inflight() == 0, "nothing in flight, no mark left")
     assert bench.ledger.count("start")[666] == 3
     (letter,) = letters(bench).latest()
     assert letter.reason == "max-deliveries"

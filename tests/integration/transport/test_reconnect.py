@@ -179,3 +179,18 @@ def test_queues_share_a_fetch_fairly(
     names = [one.delivery_info["routing_key"] for one in got]
     assert names.count("calm") == 3
     assert names.count("busy") == 7
+
+
+def test_what_nobody_can_read_goes_back_as_it_was(
+    connect: Callable[[], Connection], client: redis.Redis
+) -> None:
+    connection = connect()
+    (kept,) = fetch(connection, 1)
+    channel = connection.default_channel
+    assert isinstance(channel, Channel)
+    client.hset(channel.claim.inflight, "78/things", "{junk")
+    channel.claim.answered(None, ["78/things"])
+    channel.give_back([channel.tag("78/things"), kept.delivery_tag])
+    assert client.lindex("things", 0) == "{junk"  # behind what was fetched before it
+    assert client.llen("things") == 2
+    assert inflight(client) == 0

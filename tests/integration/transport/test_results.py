@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ def app(broker: BrokerProcess) -> Iterator[Celery]:
     client = broker.client()
     client.flushall()
     yield found
+    gc.collect()  # a result that is collected later would unsubscribe at a server that is gone
     client.close()
     found.close()
 
@@ -32,6 +34,7 @@ def stock(broker: BrokerProcess) -> Iterator[Celery]:
     url = f"redis://127.0.0.1:{broker.port}/0"
     found = Celery(broker=url, backend=url, set_as_current=False)
     yield found
+    gc.collect()
     found.close()
 
 
