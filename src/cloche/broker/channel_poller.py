@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,25 @@ MORE = "MORE"
 
 class Poller(stock.MultiChannelPoller):
     """Errors of the server pause a channel instead of restarting Celery's consumer."""
+
+    def get(self, callback: Any, timeout: float | None = None) -> None:
+        """Deliver something. Raises Empty if nothing came within ``timeout`` seconds.
+
+        kombu's gives up after the first reply that brought nothing, and then sleeps for the
+        transport option ``polling_interval``; our first reply is often the one of a fetch
+        that found empty queues, after which we wait.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        left = timeout
+        while True:
+            try:
+                super().get(callback, left)
+                return
+            except stock.Empty:
+                if time.monotonic() >= deadline:
+                    raise
+            if timeout is not None:
+                left = max(0.0, deadline - time.monotonic())
 
     def on_poll_start(self) -> None:
         """Called before every poll."""

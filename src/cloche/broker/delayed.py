@@ -85,14 +85,15 @@ def park(
 def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
     """Deal with the ``eta`` of a fetched message; True if it was put aside.
 
-    A message that is due loses its ``eta``, or Celery would wait by its own clock again.
+    A message that is due keeps an ``eta`` (tasks may ask for it) that is past by this worker's
+    clock too, or Celery would wait by that clock again.
     """
     headers = envelope["headers"]
     wait = 0 if message.DELAY in headers else _rest(channel.claim.server_time(), headers["eta"])
     if wait is None:
         return False
     if wait < LEAST_MS:
-        headers["eta"] = None
+        headers["eta"] = _past(headers["eta"])
         return False
     keys: Keys = channel.keys
     suffix = one.field.partition("/")[2].removeprefix(keys.queue(one.queue))
@@ -111,6 +112,11 @@ def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
 def _rest(now_ms: int, eta: object) -> int | None:
     moment = parse(eta)
     return None if moment is None else int(moment.timestamp() * 1000) - now_ms
+
+
+def _past(eta: object) -> str | None:
+    moment = parse(eta)
+    return None if moment is None else min(moment, datetime.now(UTC)).isoformat()
 
 
 def revoke(client: redis.Redis, keys: Keys, task_id: str) -> int:
