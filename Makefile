@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: help setup up test check bench peer-suite clean
+.PHONY: help setup up test chaos check bench peer-suite clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
 test: setup ## All tests (installs Chromium and PostgreSQL with apt when root)
 	@sh tools/test-servers.sh
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: setup ## The fault matrix with 2,000 numbered tasks a row (make test runs a short form)
+	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 check: setup ## Lint, format, types, layers
 	@$(BIN)/ruff check .
