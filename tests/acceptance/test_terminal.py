@@ -95,6 +95,19 @@ def test_a_broker_that_is_away_may_be_asked_again_or_given_up(terminal: Terminal
     assert "Traceback" not in terminal.screen
 
 
+def test_ctrl_c_ends_a_wait_for_the_broker_at_once(stack: Stack) -> None:
+    stack.environ["CLOCHE_BROKER__EMBEDDED"] = "auto"
+    stack.environ["CLOCHE_BROKER__START_TRIES"] = "50"
+    stack.environ["REDIS_URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    terminal = Terminal(stack)
+    try:
+        terminal.wait_for("try 3 of 50")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(10) == 130
+    finally:
+        terminal.close()
+
+
 def test_a_taken_port_may_be_exchanged_for_a_free_one(stack: Stack) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

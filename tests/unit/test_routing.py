@@ -138,10 +138,10 @@ def test_a_family_gives_its_tasks_retries_and_limits_unless_the_author_did() -> 
 
 def test_the_applications_own_annotations_win_over_the_familys() -> None:
     app = Celery("theirs")
-    app.conf.task_annotations = {"tasks.mail.send": {"max_retries": 77}, "*": {"priority": 4}}
+    app.conf.task_annotations = {"tasks.mail.own": {"max_retries": 77}, "*": {"priority": 4}}
     harden(app, settings(families={"mail": {"max_retries": 5, "retry_delay": 7}}))
 
-    @app.task(name="tasks.mail.send")
+    @app.task(name="tasks.mail.own")
     def send() -> None: ...
 
     assert (send.max_retries, send.default_retry_delay, send.priority) == (77, 7, 4)
@@ -150,13 +150,13 @@ def test_the_applications_own_annotations_win_over_the_familys() -> None:
 def test_tasks_bound_before_hardening_get_their_family_and_are_told_of() -> None:
     app = Celery("theirs")
 
-    @app.task(name="tasks.mail.send")
+    @app.task(name="tasks.mail.own")
     def send() -> None: ...
 
     send.bind(app)
     done = harden(app, settings(families={"mail": {"max_retries": 5}}))
     assert send.max_retries == 5
-    assert any("tasks.mail.send" in note for note in done.notes)
+    assert any("tasks.mail.own" in note for note in done.notes)
 
 
 def test_a_variable_that_celery_would_prefer_unseen_is_a_contradiction(

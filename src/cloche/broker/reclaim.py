@@ -32,7 +32,8 @@ class Reclaimed:
 def reclaim(files: DataDirectory) -> Reclaimed | None:
     """End our earlier server, if it still runs: asked to, else by force.
 
-    By force is safe: what it acknowledged is in the kernel's hands (write before reply).
+    By force may cost what it has not yet written: at most two seconds, and only with
+    ``everysec`` on a slow disk (decision 0003).
     Raises ProcessError if it survives even that.
     """
     if not os.path.isdir(files.path):  # False where we may not look, too

@@ -12,6 +12,7 @@ import click
 
 from cloche.cli.lazy import Lazy, LazyGroup
 from cloche.errors import ClocheError
+from cloche.launch import collector
 
 #: The monotonic time at which this process began to be Cloche.
 STARTED = time.monotonic()
@@ -69,6 +70,7 @@ def cloche(ctx: click.Context, debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``cloche`` with ``arguments`` (default: those of the process) and exit."""
+    collector.pause()
     # The group's context is gone when an error arrives here, so the choice is read beforehand.
     words = sys.argv[1:] if arguments is None else arguments
     sys.exit(_run(words, debug="--debug" in words or _debug_variable()))

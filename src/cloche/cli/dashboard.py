@@ -8,6 +8,7 @@ import click
 
 from cloche.cli.options import settings_options
 from cloche.cluster.database import check_database
+from cloche.launch import collector
 from cloche.launch.environment import join
 from cloche.process.notify import notify
 from cloche.settings import Resolved
@@ -35,5 +36,10 @@ def dashboard(resolved: Resolved) -> None:
         ),
         settings.dashboard,
         "dashboard",
-        on_ready=lambda: notify("READY=1"),
+        on_ready=_ready,
     )
+
+
+def _ready() -> None:
+    collector.resume()
+    notify("READY=1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from cloche.cli.options import settings_options
+from cloche.launch import collector
 from cloche.launch.environment import join
 from cloche.process.notify import notify
 from cloche.settings import Resolved
@@ -31,5 +32,10 @@ def service(resolved: Resolved) -> None:
         lambda: create_service(environment.app, settings),
         settings.service,
         "service",
-        on_ready=lambda: notify("READY=1"),
+        on_ready=_ready,
     )
+
+
+def _ready() -> None:
+    collector.resume()
+    notify("READY=1")

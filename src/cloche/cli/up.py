@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 
 import click
@@ -40,9 +39,7 @@ def up(resolved: Resolved) -> None:
 def _run(resolved: Resolved, *, interactive: bool) -> int:
     output = Output(logs=resolved.settings.run_dir / "logs")
     try:
-        return asyncio.run(
-            Up(resolved, output, begun=STARTED, ask=ask if interactive else None).run()
-        )
+        return Up(resolved, output, begun=STARTED, ask=ask if interactive else None).run()
     except PortTakenError as error:
         moved = _other_port(resolved, error) if interactive else None
         if moved is None:

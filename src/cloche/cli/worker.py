@@ -48,6 +48,8 @@ def worker(
     for key in ("queues", "exclude_queues"):
         if isinstance(told.get(key), str):
             told[key] = tuple(str(told[key]).split(","))
+    if "queues" in told:  # named here, they are not what the declared worker leaves to others
+        told.setdefault("exclude_queues", ())
     base = declared_workers(environment.settings).get(like or name, WorkerSettings())
     sys.exit(
         run_worker(

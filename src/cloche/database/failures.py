@@ -44,6 +44,13 @@ _KNOWN = (
         "does not answer: its host name is unknown",
         "Correct the host in database.url.",
     ),
+    (
+        "server closed the connection",
+        "ended the connection",
+        "Try again; PostgreSQL's log says why it ended.",
+    ),
+    ("terminating connection", "ended the connection", "Try again; somebody stopped PostgreSQL."),
+    ("the database system is", "is starting or stopping", "Try again in a moment."),
     ("timeout", "does not answer in time", "Is the host reachable from here?"),
     (
         "unable to open database file",

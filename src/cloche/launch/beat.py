@@ -7,6 +7,7 @@ from typing import Any
 from celery import signals
 
 from cloche.app import FAMILY_MODULES
+from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.process.notify import notify
 
@@ -22,4 +23,5 @@ def run_beat(environment: Environment, *, loglevel: str = "INFO") -> None:
     # It sends tasks by name; importing Cloche's own would take a quarter of its start.
     app = environment.app
     app.conf.include = [name for name in app.conf.include if name not in FAMILY_MODULES.values()]
+    collector.resume()
     app.Beat(loglevel=loglevel, quiet=True).run()

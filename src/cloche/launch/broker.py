@@ -101,4 +101,5 @@ def broker_spec(embedded: EmbeddedBroker) -> ProcessSpec:
         ready_timeout=_LOADING,
         stop_signals=((signal.SIGTERM, _GRACE),),
         dies_with_launcher=False,
+        keeps_data=True,
     )

@@ -110,20 +110,28 @@ def _web(
     )
 
 
-@dataclass(frozen=True)
 class WorkerReady:
-    """A worker is ready when it answers ``inspect active_queues`` with at least one queue."""
+    """A worker is ready when it answers ``inspect active_queues`` with at least one queue.
 
-    app: Celery
-    node: str
+    On Redis it subscribes to questions only after it said that it is ready (kombu does so in
+    the first turn of the event loop). One asked before is never heard, so the first answers
+    are waited for briefly.
+    """
+
+    def __init__(self, app: Celery, node: str) -> None:
+        self._app = app
+        self._node = node
+        self._patience = Backoff(first=0.1, factor=1.7, limit=2)
+        self._asked = 0
 
     async def __call__(self) -> bool:
-        return await asyncio.to_thread(self._answers)
+        self._asked += 1
+        return await asyncio.to_thread(self._answers, self._patience.delay(self._asked))
 
-    def _answers(self) -> bool:
-        inspect = self.app.control.inspect(destination=[self.node], timeout=1.0)
+    def _answers(self, timeout: float) -> bool:
+        inspect = self._app.control.inspect(destination=[self._node], timeout=timeout)
         answer = inspect.active_queues() or {}
-        return bool(answer.get(self.node))
+        return bool(answer.get(self._node))
 
 
 @dataclass(frozen=True)

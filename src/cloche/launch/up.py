@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
+from cloche.launch import collector
 from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
@@ -41,24 +42,27 @@ class Up:
         self._hurry = False
         self._thinking = 0.0
 
-    async def run(self) -> int:
+    def run(self) -> int:
         """Run until Ctrl-C or SIGTERM; the exit code: 0, or 130 when it was not waited for.
 
         Raises ClocheError with what kept it from starting; nothing is left running then.
         """
+        # Outside the event loop, so that Ctrl-C ends a wait for the broker at once.
         environment = load_environment(self._given)
         directory = RunDirectory(environment.settings.run_dir)
-        await asyncio.to_thread(directory.lock)
+        directory.lock()
         try:
-            return await self._run(environment, directory)
+            directory.reclaim(self._output.say)
+            claim_ports(environment.settings)
+            broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
+            return asyncio.run(self._serve(agree(environment, broker.url), broker, directory))
         finally:
             directory.unlock()
 
-    async def _run(self, environment: Environment, directory: RunDirectory) -> int:
-        await asyncio.to_thread(directory.reclaim, self._output.say)
-        claim_ports(environment.settings)
-        broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
-        environment = agree(environment, broker.url)
+    async def _serve(
+        self, environment: Environment, broker: Broker, directory: RunDirectory
+    ) -> int:
+        collector.resume()
         what = self._plan(environment, broker)
         supervisor = Supervisor(
             what.specs, run_directory=directory, output=self._output, on_change=self._tell

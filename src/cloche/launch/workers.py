@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.utils.nodenames import default_nodename, host_format
-from kombu.exceptions import OperationalError
 
 from cloche.app import consumed_queues, declared_names
+from cloche.app.mingle import use_quick_mingle
+from cloche.errors import SettingsError
+from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.settings import Settings
-from cloche.settings.celery_keys import REDIS_SCHEMES, kibibytes, scheme_of
+from cloche.settings.celery_keys import kibibytes
 from cloche.settings.model import WorkerSettings
 
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
@@ -40,10 +42,20 @@ def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
 
 
 def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
-    """The queues a worker consumes. Imports the application's task modules."""
+    """The queues a worker consumes. Imports the application's task modules.
+
+    Raises SettingsError if none is left: to Celery an empty list means all of them.
+    """
     app.loader.import_default_modules()
     wanted = worker.queues or consumed_queues(app)
-    return tuple(name for name in wanted if name not in worker.exclude_queues)
+    queues = tuple(name for name in wanted if name not in worker.exclude_queues)
+    if not queues:
+        raise SettingsError(
+            "this worker has no queue to consume",
+            why=f"of {', '.join(wanted)} it excludes all",
+            fix="name its queues with -Q, or exclude fewer",
+        )
+    return queues
 
 
 def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
@@ -102,29 +114,11 @@ def run_worker(
         prefetch_multiplier=worker.prefetch,
         max_tasks_per_child=worker.max_tasks_per_child,
         max_memory_per_child=kibibytes(worker.max_memory_per_child),
-        without_mingle=nobody_else(app),
+        **use_quick_mingle(app),
         loglevel=loglevel,
         quiet=True,
     )
+    collector.resume()
     instance.start()
     code: int = instance.exitcode
     return code
-
-
-def nobody_else(app: Celery) -> bool:
-    """Whether no other worker is there, so that asking the neighbours (mingle) is pointless.
-
-    Mingle waits a whole second for answers (celery.worker.consumer.mingle). On Redis the
-    control exchange's table of bindings tells whether anybody could answer; kombu 5.7
-    drops the entry of a worker that died.
-    """
-    if scheme_of(app.conf.broker_read_url) not in REDIS_SCHEMES:
-        return False
-    exchange = app.control.mailbox.exchange.name
-    with app.connection_for_read() as connection:
-        try:
-            # default_channel alone would retry in silence until the broker is there.
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            return not connection.default_channel.get_table(exchange)
-        except (OperationalError, *connection.channel_errors):
-            return False  # the worker itself says what is wrong, and waits

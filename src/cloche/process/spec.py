@@ -44,6 +44,7 @@ class ProcessSpec:
     crash_window: float = 60.0
     keep: bool = True
     dies_with_launcher: bool = True
+    keeps_data: bool = False
     colour: str | None = None
 
     def __post_init__(self) -> None:

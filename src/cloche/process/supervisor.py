@@ -87,9 +87,13 @@ class Supervisor:
         await asyncio.shield(self._begin_stop())
 
     def kill(self) -> None:
-        """SIGKILL every group at once (a second Ctrl-C); ``run`` and ``stop`` return soon."""
+        """SIGKILL every group at once (a second Ctrl-C); ``run`` and ``stop`` return soon.
+
+        What keeps data is asked to stop as soon as the others are gone.
+        """
         for child in self._children.values():
-            child.kill()
+            if not child.spec.keeps_data:
+                child.kill()
         self._begin_stop()
 
     def status(self) -> tuple[ProcessStatus, ...]:

@@ -206,6 +206,9 @@ class DownloadSettings(Section):
     allow_networks: tuple[Network, ...] = Field(
         (), description="Private networks that may be contacted all the same, e.g. 127.0.0.0/8"
     )
+    ca_file: Path | None = Field(
+        None, description="Certificates (PEM) of authorities trusted besides the public ones"
+    )
     user_agent: str = Field(
         "Cloche (+https://pypi.org/project/cloche/)",
         min_length=1,

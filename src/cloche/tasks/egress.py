@@ -19,10 +19,12 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from pathlib import Path
 
 import httpx
 
 from cloche.errors import EgressRefusedError, SettingsError
+from cloche.tasks.authorities import trusting
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -123,12 +125,12 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     TLS still names and verifies the host; redirects come through here again.
     """
 
-    def __init__(self, guard: EgressGuard, *, verify: bool = True) -> None:
+    def __init__(self, guard: EgressGuard, *, ca_file: Path | None = None) -> None:
         self._guard = guard
         # A kept connection is found again by address; it might be another host's.
         limits = httpx.Limits(max_keepalive_connections=0)
         self._inner = httpx.AsyncHTTPTransport(
-            verify=verify, trust_env=False, limits=limits, http2=False
+            verify=trusting(ca_file), trust_env=False, limits=limits, http2=False
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -147,7 +149,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             async with asyncio.timeout(limit):
-                return await self._guard.addresses(url.host, port)
+                return await self._guard.addresses(ascii_host(url), port)
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"resolving {url.host} took too long") from error
         except OSError as error:
@@ -161,7 +163,7 @@ class GuardedTransport(httpx.AsyncBaseTransport):
             url.copy_with(host=str(address)),
             headers=request.headers,  # Host among them, as the original URL has it
             stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": url.host},
+            extensions={**request.extensions, "sni_hostname": ascii_host(url)},
         )
         return await self._inner.handle_async_request(pinned)
 
@@ -171,19 +173,30 @@ class GuardedTransport(httpx.AsyncBaseTransport):
 
 
 def guarded_client(
-    guard: EgressGuard, *, timeout: httpx.Timeout, user_agent: str
+    guard: EgressGuard, *, timeout: httpx.Timeout, user_agent: str, ca_file: Path | None = None
 ) -> httpx.AsyncClient:
     """An HTTP client whose every request passes the guard.
 
-    It follows no redirects by itself, knows no proxies and reads no ``.netrc``.
+    It follows no redirects by itself, knows no proxies and reads no ``.netrc``. The
+    authorities in ``ca_file`` are trusted besides the public ones; raises `SettingsError`
+    when it cannot be read.
     """
     return httpx.AsyncClient(
-        transport=GuardedTransport(guard),
+        transport=GuardedTransport(guard, ca_file=ca_file),
         timeout=timeout,
         headers={"User-Agent": user_agent},
         trust_env=False,
         follow_redirects=False,
     )
+
+
+def ascii_host(url: httpx.URL) -> str:
+    """The host as DNS and TLS know it.
+
+    `httpx.URL.host` is the readable form, which Python's resolver and ssl module would
+    encode by IDNA 2003: another name than the one in the Host header (straße, strasse).
+    """
+    return url.raw_host.decode("ascii")
 
 
 def _network(text: str, setting: str) -> Network:

@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 
 from cloche.errors import EgressRefusedError
-from cloche.tasks.egress import EgressGuard
+from cloche.tasks.egress import EgressGuard, ascii_host
 
 _HEAD = 64 * 1024
 _PIECE = 64 * 1024
@@ -88,7 +88,7 @@ class EgressProxy:
         port = url.port or (443 if url.scheme == "https" else 80)
         failure: Exception = OSError("no address")
         async with asyncio.timeout(self._timeout):
-            addresses = await self._guard.addresses(url.host, port)
+            addresses = await self._guard.addresses(ascii_host(url), port)
         for address in addresses:
             try:
                 async with asyncio.timeout(self._timeout):

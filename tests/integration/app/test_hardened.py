@@ -334,6 +334,23 @@ def test_eta_tasks_do_not_fill_the_workers_memory_without_end(
     assert client.llen("default") > 0
 
 
+def test_a_new_worker_learns_from_its_neighbours_which_tasks_are_revoked(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    app = client_app(broker.url)
+    start_worker(broker.url, "-c", "1", "--name", "first")
+    app.control.revoke("never-run-this")
+
+    def revoked_at(name: str) -> list[str]:
+        answers = app.control.inspect(timeout=2).revoked() or {}
+        return [task for node, ids in answers.items() if node.startswith(name) for task in ids]
+
+    wait_for("the first to know", lambda: revoked_at("first"))
+    second = start_worker(broker.url, "-c", "1", "--name", "second")
+    assert "sync with 1 nodes" in second.output
+    assert revoked_at("second") == ["never-run-this"]
+
+
 def test_a_pool_process_over_its_memory_is_replaced(
     broker_url: str, start_worker: StartWorker, client_app: ClientApp
 ) -> None:

@@ -6,11 +6,13 @@ import contextlib
 import gzip
 import hashlib
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from typing import Any
 
@@ -54,26 +56,51 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 64
+    context: ssl.SSLContext | None = None
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        if self.context:  # in the thread of this connection
+            try:
+                request = self.context.wrap_socket(request, server_side=True)
+            except OSError:  # the client does not trust us
+                return
+        super().finish_request(request, client_address)
+        if self.context:
+            with contextlib.suppress(OSError):
+                request.unwrap()
+            request.close()
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's own looks its name up, which is slow
 
 
 class FileServer:
-    """Serves ``files`` by path."""
+    """Serves ``files`` by path, over TLS if it has a ``certificate`` (and key) file.
 
-    def __init__(self) -> None:
+    ``names`` are the hosts that TLS clients asked for (SNI), None where they named none.
+    """
+
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        self.names: list[str | None] = []
         self.files: dict[str, File] = {}
         self.lock = threading.Lock()
         self.stopping = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self.port = self._server.server_address[1]
+        if certificate:
+            self._server.context = self._context(certificate)
 
     def add(self, path: str, file: File) -> str:
         """The URL under which that file now is."""
         self.files[path] = file
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def _context(self, certificate: tuple[Path, Path]) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        context.sni_callback = lambda link, name, _: self.names.append(name)
+        return context
 
     def __enter__(self) -> FileServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()

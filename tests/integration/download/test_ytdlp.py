@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -59,6 +63,68 @@ def test_a_page_that_leads_to_a_forbidden_address_is_refused(
         _fetch(_page(server, b"http://169.254.169.254/film.mp4"), tmp_path / "p")
 
 
+class Trap:
+    """A port that nobody may contact, and programs that nobody may start."""
+
+    PROGRAMS = ("ffmpeg", "ffprobe", "mplayer", "mpv", "rtmpdump", "aria2c", "curl", "phantomjs")
+
+    def __init__(self, directory: Path) -> None:
+        self.started = directory / "started"
+        self.programs = directory / "bin"
+        self.programs.mkdir()
+        for name in self.PROGRAMS:
+            program = self.programs / name
+            program.write_text(f"#!/bin/sh\necho {name} >>{self.started}\n")
+            program.chmod(0o755)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+
+    def sprung(self) -> list[str]:
+        """The programs that were started, and whether somebody connected."""
+        found = self.started.read_text().split() if self.started.exists() else []
+        with contextlib.suppress(BlockingIOError):
+            self._listener.accept()[0].close()
+            found.append("a connection")
+        return found
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trap]:
+    made = Trap(tmp_path)
+    monkeypatch.setenv("PATH", f"{made.programs}:{os.environ['PATH']}")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "rtmp", "rtsp", "mms", "ws"])
+def test_no_protocol_leads_around_the_proxy(
+    server: FileServer, trap: Trap, tmp_path: Path, scheme: str
+) -> None:
+    target = f"{scheme}://127.0.0.1:{trap.port}/film.mp4"
+    with pytest.raises(DownloadError):
+        _fetch(_page(server, target.encode()), tmp_path / "p")
+    assert trap.sprung() == []
+
+
+def test_a_stream_that_would_need_ffmpeg_is_refused_and_ffmpeg_not_started(
+    server: FileServer, trap: Trap, tmp_path: Path
+) -> None:
+    key = f"http://127.0.0.1:{trap.port}/key"
+    stream = (
+        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n"
+        f'#EXT-X-KEY:METHOD=SAMPLE-AES,URI="{key}"\n#EXTINF:10,\nsegment.ts\n#EXT-X-ENDLIST\n'
+    )
+    kind = "application/vnd.apple.mpegurl"
+    url = server.add("/film.m3u8", File(stream.encode(), content_type=kind))
+    with pytest.raises(DownloadRefusedError, match="yt-dlp cannot get this"):
+        _fetch(url, tmp_path / "p")
+    assert trap.sprung() == []
+
+
 def test_a_medium_over_the_cap_is_refused(server: FileServer, tmp_path: Path, noise: bytes) -> None:
     server.add("/film.mp4", File(noise, content_type="video/mp4"))
     with pytest.raises(DownloadRefusedError, match="size limit"):
@@ -76,6 +142,19 @@ def test_a_page_without_media_fails_with_yt_dlps_reason(server: FileServer, tmp_
 def test_only_sites_with_an_extractor_of_their_own_are_known() -> None:
     assert knows("https://www.youtube.com/watch?v=BaW_jenozKc")
     assert not knows("https://example.org/file.zip")
+
+
+def test_auto_takes_a_plain_file_as_a_plain_file(
+    stacks: Stacks, server: FileServer, noise: bytes
+) -> None:
+    stack, file = stacks({"backend": "auto"}), File(noise, drops=[1_000_000])
+    with stack.worker():
+        done = stack.over(stack.downloads.request(server.add("/data.bin", file)).id)
+    assert (done.state, done.sha256, done.backend) == (DownloadState.DONE, file.sha256, "auto")
+    assert done.filename == "data.bin"
+    # Ours and nobody else's: one request, resumed by range, asking for no compression.
+    assert [request.get("range") for request in file.requests] == [None, "bytes=1000000-"]
+    assert {request["accept-encoding"] for request in file.requests} == {"identity"}
 
 
 def test_nothing_of_yt_dlp_outlives_its_worker(

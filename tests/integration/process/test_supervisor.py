@@ -233,6 +233,30 @@ def test_a_stopped_process_is_woken_to_stop_gracefully(stage: Stage, ledger: Led
     assert ledger.order("stopped") == ["a stopped"]
 
 
+def test_a_kill_lets_what_keeps_data_write_it_after_the_others_are_gone(
+    stage: Stage, ledger: Ledger
+) -> None:
+    specs = [
+        ProcessSpec(
+            name="data", command=ledger.actor("data", "notify=0"), notify=True, keeps_data=True
+        ),
+        ProcessSpec(
+            name="a",
+            command=ledger.actor("a", "drain=1000", "notify=0"),
+            notify=True,
+            needs=("data",),
+        ),
+    ]
+
+    async def play(supervisor: Supervisor) -> None:
+        assert await supervisor.start()
+        supervisor.kill()
+        await asyncio.wait_for(supervisor.run(), 20)
+
+    stage.run(specs, play)
+    assert ledger.order("SIGTERM", "stopped") == ["data SIGTERM", "data stopped"]
+
+
 def test_kill_ends_a_stop_that_takes_long(stage: Stage, ledger: Ledger) -> None:
     spec = ProcessSpec(
         name="a", command=ledger.actor("a", "drain=1000", "escape", "notify=0"), notify=True

@@ -222,10 +222,12 @@ class Catalogue:
         values = {"state": state, "error": error, "rate": 0.0}
         return self._change(id, downloads.c.state == DownloadState.RUNNING, values)
 
-    def done(self, id: str, stored: Stored, *, cached: bool, checked: float) -> Download | None:
+    def done(
+        self, id: str, stored: Stored, *, cached: bool, checked: float, restarts: int = 0
+    ) -> Download | None:
         """The file is in the cache. None when the row was cancelled or removed meanwhile."""
         values = _over(DownloadState.DONE) | _file(stored)
-        values |= {"cached": cached, "checked": checked, "error": None}
+        values |= {"cached": cached, "checked": checked, "restarts": restarts, "error": None}
         return self._change(id, downloads.c.state == DownloadState.RUNNING, values)
 
     def failed(self, id: str, error: str) -> Download | None:

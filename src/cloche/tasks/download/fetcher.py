@@ -6,8 +6,6 @@ Ranges and validators: RFC 9110 sections 13 and 14; status codes: section 15.
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +15,7 @@ from cloche.backoff import Backoff
 from cloche.errors import DownloadBrokenError, DownloadRefusedError
 from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.body import plain_chunks
+from cloche.tasks.download.connection import broken
 from cloche.tasks.download.part import Part
 from cloche.tasks.download.progress import Progress
 from cloche.tasks.download.records import Order, Stored
@@ -67,7 +66,10 @@ class Fetcher:
         """
         timeout = httpx.Timeout(self._settings.read_timeout, connect=self._settings.connect_timeout)
         async with guarded_client(
-            self._guard, timeout=timeout, user_agent=self._settings.user_agent
+            self._guard,
+            timeout=timeout,
+            user_agent=self._settings.user_agent,
+            ca_file=self._settings.ca_file,
         ) as client:
             transfer = _Transfer(self._settings, self._guard, client, order, part, progress)
             return await self._persist(transfer, known)
@@ -118,7 +120,7 @@ class _Transfer:
             self.progress.received = 0
             return await self._ask(known)
         except httpx.TransportError as error:
-            raise _broken(self._order.url, error) from error
+            raise broken(error) from error
 
     async def _ask(self, known: Stored | None) -> Stored | None:
         if self._resumable() and not self.part.is_hashed:
@@ -165,12 +167,26 @@ class _Transfer:
                     yield reply
                     return
                 url = self._guard.check_url(_joined(url, location))
+                self._check_still_private(url)
             finally:
                 await reply.aclose()
         raise DownloadRefusedError(
             f"{url.host} redirects too often.",
             why=f"More than {self._settings.max_redirects} redirects (download.max_redirects).",
         )
+
+    def _check_still_private(self, url: httpx.URL) -> None:
+        """Refuse to go on over http what was asked for over https: anybody on the way could
+        replace the file. With a checksum nobody can.
+        """
+        if not self._order.url.startswith("https:") or url.scheme == "https":
+            return
+        if self._order.checksum is None:
+            raise DownloadRefusedError(
+                f"The download leads from https to http ({url.host}).",
+                why="Anybody on the way could replace the file.",
+                fix="Give a checksum, or ask for the http URL itself.",
+            )
 
     def _complete_already(self, reply: httpx.Response) -> Stored:
         """A 416 to a part that turns out to be the whole file."""
@@ -255,21 +271,3 @@ def _joined(url: httpx.URL, location: str) -> str:
         raise DownloadRefusedError(
             f"{url.host} redirects to something that is no URL.", why=str(error)
         ) from error
-
-
-def _broken(url: str, error: httpx.TransportError) -> DownloadBrokenError | DownloadRefusedError:
-    """What a failed connection means: most may mend, a wrong name or certificate do not."""
-    host = httpx.URL(url).host
-    why = str(error) or type(error).__name__
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return DownloadRefusedError(f"The certificate of {host} is not valid.", why=why)
-        if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_NONAME:
-            return DownloadRefusedError(
-                f"There is no host {host}.", why=why, fix="Is the URL spelled right?"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return DownloadBrokenError(
-        f"The connection to {host} failed.", why=why, fix="Retry later; what came is kept."
-    )

@@ -181,7 +181,9 @@ class Run:
             log.warning("progress of download %s not announced: %r", self._id, error)
 
     def _finish(self, stored: Stored, *, cached: bool, checked: float) -> Download:
-        done = self._catalogue.done(self._id, stored, cached=cached, checked=checked)
+        done = self._catalogue.done(
+            self._id, stored, cached=cached, checked=checked, restarts=self._progress.restarts
+        )
         if done is None:
             raise DownloadCancelledError("The download was cancelled.")
         return done

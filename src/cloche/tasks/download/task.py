@@ -20,7 +20,8 @@ def guard_of(settings: Settings) -> EgressGuard:
     return EgressGuard(settings.download.allow_networks, setting="download.allow_networks")
 
 
-@shared_task(bind=True, name=FETCH, acks_late=True)
+# Named, not imported: only workers need it, and it brings Celery's worker with it.
+@shared_task(bind=True, name=FETCH, acks_late=True, Request=f"{__package__}.delivery:Delivery")
 def fetch(self: Task, id: str) -> dict[str, Any]:
     """Download what the row ``id`` asks for; safe to deliver twice.
 

@@ -30,6 +30,7 @@ from cloche.errors import (
     ExtraMissingError,
 )
 from cloche.settings.model import DownloadSettings
+from cloche.tasks.authorities import bundle
 from cloche.tasks.download.cache import Cache
 from cloche.tasks.download.checksum import Checksum
 from cloche.tasks.download.filename import sanitise
@@ -41,11 +42,17 @@ from cloche.tasks.egress_proxy import EgressProxy
 _CHILD = Path(__file__).with_name("ytdlp_child.py")
 #: Marks the lines meant for us among those yt-dlp prints.
 _MARK = "cloche:"
+#: The authorities it trusts, a file in its directory, where it must not trust only certifi's.
+_TRUSTED = "trusted.pem"
 _LINE_LIMIT = 4 * 1024**2
+#: Where no program is found: what yt-dlp would start (ffmpeg, mplayer, rtmpdump) opens
+#: connections of its own, past the proxy.
+_NO_PROGRAMS = "/nonexistent"
 #: Signs in yt-dlp's error line that asking again cannot help.
 _FINAL = re.compile(
     r"(?i)unsupported url|HTTP Error 4(?!08|25|29)\d\d|unavailable|private|not exist|removed"
-    r"|no video formats|no media found"
+    r"|no video formats|no media found|CERTIFICATE_VERIFY_FAILED|ffmpeg|could not be run"
+    r"|requested format is not available"
 )
 
 
@@ -85,6 +92,8 @@ class YtDlp:
         """The medium of the page as one file; ``known`` is not asked about."""
         directory = _directory(partial)
         directory.mkdir(parents=True, exist_ok=True)
+        if self._settings.ca_file:
+            (directory / _TRUSTED).write_text(bundle(self._settings.ca_file))
         proxy = EgressProxy(self._guard, connect_timeout=self._settings.connect_timeout)
         async with proxy:
             try:
@@ -115,7 +124,11 @@ class YtDlp:
             "--progress-template": f"download:{_MARK}%(progress)j",
             "--print": f"after_move:{_MARK}%(.{{filepath,title,ext}})j",
             "--playlist-items": "1",
+            "--format": "best",  # of those in one file: nothing could join two
+            "--ffmpeg-location": _NO_PROGRAMS,
         }
+        if self._settings.ca_file:
+            options["--compat-options"] = "no-certifi"
         flags = [
             *("--ignore-config", "--no-plugin-dirs", "--no-cache-dir", "--no-colors"),
             *("--no-playlist", "--no-simulate", "--progress", "--newline"),
@@ -162,10 +175,12 @@ async def _running(command: list[str], directory: Path, proxy: str) -> AsyncIter
 
 
 def _environment(directory: Path, proxy: str) -> dict[str, str]:
-    """Little of ours, and the proxy for everything it starts (ffmpeg reads these too)."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-    proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy)
-    return kept | proxies | {"HOME": str(directory), "no_proxy": "", "PYTHONUTF8": "1"}
+    """Little of ours: the proxy for all protocols, no programs, the authorities to trust."""
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL") if name in os.environ}
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "ftp_proxy", "all_proxy"), proxy)
+    own = {"PATH": _NO_PROGRAMS, "HOME": str(directory), "no_proxy": "", "PYTHONUTF8": "1"}
+    trusted = directory / _TRUSTED
+    return kept | proxies | own | ({"SSL_CERT_FILE": str(trusted)} if trusted.exists() else {})
 
 
 async def _followed(
@@ -206,7 +221,7 @@ async def _last_lines(errors: StreamReader) -> list[str]:
 
 
 def _failure(status: int, said: list[str], order: Order) -> DownloadError:
-    why = next((line for line in reversed(said) if "ERROR" in line), "")
+    why = next((line for line in said if "ERROR" in line), "")  # others follow from the first
     if status == 0:
         # It skips what --max-filesize forbids, and calls that a success.
         return _too_large(order)
