@@ -14,6 +14,9 @@ WHY = {
     _CANVAS + "test_chain::test_chord_soft_timeout_recuperation": (
         "needs soft time limits, which Celery has on prefork only"
     ),
+    _TASKS + "test_task_replacement::test_replaced_task_nesting_level_0": (
+        "races with its worker: sets its variable after `delay()`, by when ours may have delivered"
+    ),
     "t/integration/test_inspect.py::test_Inspect::test_scheduled": (
         "asserts that a task with an `eta` waits in the worker; ours waits on the server, so that "
         "`inspect scheduled` does not list it"

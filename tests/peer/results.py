@@ -52,12 +52,13 @@ class Result:
 
 
 class Attempt:
-    """One test's events, phase after phase, until its result."""
+    """One test's events, phase after phase, rerun after rerun, until its result."""
 
     def __init__(self) -> None:
         self.outcome = "passed"
         self.seconds = 0.0
         self.reruns = 0
+        self.rerunning = False
         self.why: str | None = None
 
     def take(self, event: Mapping[str, Any]) -> None:
@@ -66,6 +67,7 @@ class Attempt:
         outcome = event["outcome"]
         if outcome == "rerun":
             self.reruns += 1
+            self.rerunning = True
             self.outcome, self.why = "passed", None
         elif outcome == "failed":
             self.outcome, self.why = "failed", self.why or event["why"]

@@ -81,12 +81,14 @@ class Suite:
             unfinished = True
             for event in run.events():
                 if event.get("phase") == "start":
-                    current, attempt, unfinished = event["test"], Attempt(), True
+                    if not attempt.rerunning:
+                        current, attempt, unfinished = event["test"], Attempt(), True
+                    attempt.rerunning = False
                 elif event.get("phase") == "collect":
                     attempt.take(event | {"seconds": 0, "expected": None})
                 elif "test" in event:
                     attempt.take(event)
-                elif "finished" in event:
+                elif "finished" in event and not attempt.rerunning:
                     yield current, attempt.result(self.revision)
                     unfinished = False
             if unfinished:
