@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 
-.PHONY: help setup up test chaos check bench peer-suite clean
+.PHONY: help setup up test test-transport chaos check bench peer-suite clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## Virtual environment in .venv with Cloche and its development tools
 
@@ -21,6 +21,10 @@ up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
 test: setup ## All tests (installs Chromium and PostgreSQL with apt when root)
 	@sh tools/test-servers.sh
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-transport: setup ## The transport's tests: servers, TLS, Sentinel, loss experiments
+	@sh tools/test-servers.sh
+	@$(BIN)/python -m pytest --override-ini addopts="-ra --strict-markers" tests/integration/transport $(ARGS)
 
 chaos: setup ## The fault matrix with 2,000 numbered tasks a row (make test runs a short form)
 	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -61,7 +61,7 @@ def ask_for_slow_download(stack: Stack, source: Source) -> str:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_running_tasks_and_loses_none(stack: Stack) -> None:
-    stack.environ["CLOCHE_BROKER__LEASE"] = "3"
+    stack.environ["CLOCHE_BROKER__VISIBILITY_TIMEOUT"] = "3"
     with Source() as source:
         stack.launch().wait_ready()
         identifier = ask_for_slow_download(stack, source)
@@ -77,7 +77,7 @@ def test_a_second_ctrl_c_does_not_wait_for_running_tasks_and_loses_none(stack: S
 
 
 def test_a_killed_launcher_leaves_nothing_behind_and_loses_no_task(stack: Stack) -> None:
-    stack.environ["CLOCHE_BROKER__LEASE"] = "3"
+    stack.environ["CLOCHE_BROKER__VISIBILITY_TIMEOUT"] = "3"
     stack.environ["CLOCHE_STOP__SOFT"] = "1"
     stack.environ["CLOCHE_STOP__GRACE"] = "5"
     with Source() as source:

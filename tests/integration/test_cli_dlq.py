@@ -25,7 +25,7 @@ def dlq(broker: BrokerProcess, tmp_path: Path) -> Dlq:
 
 class Dlq:
     def __init__(self, broker: BrokerProcess, directory: Path) -> None:
-        self.environ = clean_environ(REDIS_URL=broker.url)
+        self.environ = clean_environ(REDIS_URL=broker.url, CLOCHE_BROKER__TRANSPORT="cloche")
         self.directory = directory
 
     def run(self, *words: str, code: int = 0) -> str:
@@ -48,8 +48,11 @@ class Dlq:
 def test_dead_letters_are_listed_shown_retried_and_purged(
     broker: BrokerProcess, dlq: Dlq, start_worker: StartWorker
 ) -> None:
-    start_worker(broker.url, "-c", "1")
-    app = create_app("client", load({"broker.url": broker.url}, environ={}).settings)
+    start_worker(broker.url, "-c", "1", CLOCHE_BROKER__TRANSPORT="cloche")
+    app = create_app(
+        "client",
+        load({"broker.url": broker.url, "broker.transport": "cloche"}, environ={}).settings,
+    )
     app.send_task("tasks.nobody.knows", (1,), task_id="lost-one", ignore_result=True)
     with broker.client() as client:
         client.lpush("default", "this is no message")

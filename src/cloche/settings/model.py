@@ -59,7 +59,7 @@ class BrokerSettings(Section):
         10, description="Seconds a publisher retries before the outage reaches its caller"
     )
     transport: Literal["cloche", "stock"] = Field(
-        "cloche",
+        "stock",
         description="On Redis and Valkey: Cloche's transport, which loses no task, or kombu's own",
     )
     lease: Seconds = Field(

@@ -29,7 +29,7 @@ def socket_of(client: Any) -> socket.socket:
 def test_broker_connections_have_timeouts_keepalive_and_health_checks(
     broker_url: str, client_app: ClientApp
 ) -> None:
-    app = client_app(broker_url)
+    app = client_app(broker_url, broker__transport="cloche")
     with app.connection_for_write() as connection:
         client = connection.default_channel.client
         sock = socket_of(client)
