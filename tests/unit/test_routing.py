@@ -99,7 +99,7 @@ def test_what_an_application_sets_after_it_was_made_is_its_own() -> None:
 def test_every_queue_named_anywhere_is_declared_apart_from_the_others() -> None:
     app = create_app(settings=settings(routes=[{"pattern": "a.*", "queue": "alpha"}]))
 
-    @app.task(name="asks")
+    @app.task(shared=False, name="asks")
     def asks() -> None: ...
 
     assert consumed_queues(app)[0] == "default"
@@ -121,13 +121,13 @@ def test_a_family_gives_its_tasks_retries_and_limits_unless_the_author_did() -> 
         )
     )
 
-    @app.task(name="tasks.mail.send")
+    @app.task(shared=False, name="tasks.mail.send")
     def send() -> None: ...
 
-    @app.task(name="tasks.mail.special", max_retries=1, time_limit=99)
+    @app.task(shared=False, name="tasks.mail.special", max_retries=1, time_limit=99)
     def special() -> None: ...
 
-    @app.task(name="loose")
+    @app.task(shared=False, name="loose")
     def loose() -> None: ...
 
     assert (send.max_retries, send.default_retry_delay) == (5, 60)
@@ -141,7 +141,7 @@ def test_the_applications_own_annotations_win_over_the_familys() -> None:
     app.conf.task_annotations = {"tasks.mail.own": {"max_retries": 77}, "*": {"priority": 4}}
     harden(app, settings(families={"mail": {"max_retries": 5, "retry_delay": 7}}))
 
-    @app.task(name="tasks.mail.own")
+    @app.task(shared=False, name="tasks.mail.own")
     def send() -> None: ...
 
     assert (send.max_retries, send.default_retry_delay, send.priority) == (77, 7, 4)
@@ -150,7 +150,7 @@ def test_the_applications_own_annotations_win_over_the_familys() -> None:
 def test_tasks_bound_before_hardening_get_their_family_and_are_told_of() -> None:
     app = Celery("theirs")
 
-    @app.task(name="tasks.mail.own")
+    @app.task(shared=False, name="tasks.mail.own")
     def send() -> None: ...
 
     send.bind(app)

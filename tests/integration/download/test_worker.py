@@ -216,7 +216,7 @@ def test_a_host_is_asked_for_few_files_at_once(
         ended = [stack.over(id) for id in ids]
     assert {download.state for download in ended} == {DownloadState.DONE}
     assert {download.attempts for download in ended} == {1}
-    assert file.most_open == 1
+    assert file.most_open <= 2, "the next may open while the server still closes the last"
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
