@@ -51,6 +51,9 @@ FETCH_INTERVAL = 0.004
 class Consuming:
     """The consuming half of a channel."""
 
+    #: What fetches in this channel's place, if anything: :class:`cloche.broker.direct.Direct`.
+    direct: Any = None
+
     # What it uses of kombu's channel and of ours.
     _active_queues: list[str]
     _in_poll: Any
@@ -95,6 +98,8 @@ class Consuming:
         """Queues were added or cancelled."""
         self._announced = False
         self._drained = False
+        if self.direct is not None:
+            self.direct.consume(self.active_queues)
 
     @property
     def consumed(self) -> list[str]:
@@ -169,6 +174,10 @@ class Consuming:
         if not self._announced:
             self.claim.announce(self.own, self.consumed)
             self._announced = True
+            if self.direct is not None:
+                self.direct.consume(self.active_queues)
+        if self.direct is not None:
+            return
         if self._drained:
             self._send_wait()
         else:
@@ -359,6 +368,10 @@ class Consuming:
             self._more = socket.socketpair()
             self._more[1].send(b"\0")
             self.connection.cycle.watch(self)
+
+    def deliver_soon(self) -> None:
+        """Messages were put into the inbox by others than a fetch of ours."""
+        self._tell_more()
 
     def deliver_more(self) -> None:
         """Called by the poller. Raises Empty as kombu's readers do."""
