@@ -1,1 +1,1 @@
-"""Tasks that are coroutines: a worker pool for them, and a bridge from every other pool."""
+"""Coroutines as tasks: one long-lived event loop per process, in every pool."""
