@@ -6,6 +6,7 @@ Kept from kombu: bindings, fanout, priorities, key prefix, message format. Repla
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -22,6 +23,9 @@ from cloche.broker.channel_consuming import Consuming
 from cloche.broker.channel_events import EventBuffer
 from cloche.broker.commands import send
 from cloche.broker.dead_letters import DeadLetters
+from cloche.broker.direct import Direct
+from cloche.broker.direct_events import EventWriter
+from cloche.broker.direct_intake import Deliver
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.keys import Keys
 from cloche.broker.lease import Lease, field_of, key_of, tag_of
@@ -56,7 +60,8 @@ class Channel(Consuming, stock.Channel):
 
     Transport options besides kombu's: ``lease`` (s), ``max_deliveries`` (deaths of consumers
     before a message is a dead letter), ``max_message_bytes``, ``publish_on_outage`` ("raise"
-    or "spool") and ``spool_directory``.
+    or "spool"), ``spool_directory`` and ``direct_path`` (whether an asyncio worker may fetch in
+    its own loop; True).
     """
 
     QoS = QoS
@@ -67,6 +72,7 @@ class Channel(Consuming, stock.Channel):
     max_message_bytes = 10_000_000
     publish_on_outage = "raise"
     spool_directory: str | None = None
+    direct_path = True
     socket_timeout = 5
     socket_connect_timeout = 5
     socket_keepalive = True
@@ -78,6 +84,7 @@ class Channel(Consuming, stock.Channel):
         "max_message_bytes",
         "publish_on_outage",
         "spool_directory",
+        "direct_path",
     )
 
     #: While set, messages are collected here instead of being sent: (queue, suffix, message).
@@ -282,6 +289,16 @@ class Channel(Consuming, stock.Channel):
             _ = self.own  # made while the connection is known
             super().close()
             lease_table.release(self, orphaned=True)
+
+    # -- on an asyncio loop
+
+    def fetch_directly(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> Direct:
+        """Have the loop fetch in this channel's place, once it is started."""
+        return Direct(self, loop, deliver)
+
+    def event_writer(self, dispatcher: Any, loop: asyncio.AbstractEventLoop) -> EventWriter:
+        """Publishes what ``dispatcher``, which sends through this channel, would."""
+        return EventWriter(dispatcher, loop)
 
     def tag(self, field: str) -> str:
         """The delivery tag of a message we hold."""

@@ -8,34 +8,41 @@ the pool; the others come back to the channel, which delivers them as if it had 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+import logging
+from collections.abc import Iterable
 from typing import Any
 
-from cloche.broker.channel import Channel
+from cloche.broker import message
 from cloche.broker.direct_intake import Deliver, Intake
 from cloche.broker.fetch import Fetched
-from cloche.broker.outage import ERRORS
+from cloche.broker.keys import Keys
+from cloche.broker.lease import Lease
+from cloche.broker.outage import ERRORS, plain
 from cloche.broker.qos import FETCH_LIMIT
+
+logger = logging.getLogger("cloche.transport")
 
 #: Seconds a fetch on its way may take when fetching ends.
 PATIENCE = 10
 
 
 class Direct:
-    """Fetching for ``channel`` on ``loop``, whose thread is not the channel's.
+    """Fetching for ``channel`` on ``loop``, which runs in another thread than the channel's.
 
     ``deliver`` gets each batch in the loop's thread and must not raise.
     """
 
-    def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+    def __init__(self, channel: Any, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
         self._channel = channel
         self._loop = loop
-        self._deliver = deliver
-        self.claim = channel.claim
-        self.keys = channel.keys
-        self.intake: Intake = self._in_loop(self._new_intake())
+        self.claim: Lease = channel.claim
+        self.keys: Keys = channel.keys
+        #: Longer messages are the channel's: they become dead letters.
+        self.most_bytes: int = channel.max_message_bytes
+        self._planned = False
+        self.intake = Intake(
+            self.keys, self.claim, channel.pool, self.capacity, deliver, self._announce
+        )
 
     # -- the channel's thread
 
@@ -47,50 +54,62 @@ class Direct:
     def consume(self, queues: Iterable[str]) -> None:
         """The channel consumes these queues now."""
         shared = self._channel.queue_order_strategy == "round_robin"
-        self._loop.call_soon_threadsafe(
-            lambda names=tuple(queues): self.intake.consume(names, shared=shared)
-        )
+        names = tuple(queues)
+        self._loop.call_soon_threadsafe(lambda: self.intake.consume(names, shared=shared))
 
     def quiet(self) -> None:
         """Fetch no more. What was fetched has been delivered when this returns."""
         if self._channel.direct is self:
             self._channel.direct = None
-        self._in_loop(self.intake.quiet())
+        asyncio.run_coroutine_threadsafe(self.intake.quiet(), self._loop).result(PATIENCE)
 
     def stop(self) -> None:
         """The end: what is settled has been told to the server, if it can be reached."""
-        self._in_loop(self.intake.stop())
+        asyncio.run_coroutine_threadsafe(self.intake.stop(), self._loop).result(PATIENCE)
 
     def back(self, fetched: Iterable[Fetched]) -> None:
         """The channel delivers these after all."""
         self._channel.inbox.extend(fetched)
         self._channel.deliver_soon()
 
-    def give_back(self, fetched: Iterable[Fetched]) -> None:
-        """Back to the front of their queues; by the lease's keeper if the server is away."""
-        fields = [one.field for one in fetched]
-        try:
-            self._channel.give_back([self.tag(field) for field in fields])
-        except ERRORS:
-            self.claim.let_go(fields)
-
-    def _in_loop(self, work: Any) -> Any:
-        if threading.get_ident() == getattr(self._loop, "_thread_id", None):
-            raise RuntimeError("the loop's thread would wait for itself")
-        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
-        return future.result(PATIENCE)
-
-    async def _new_intake(self) -> Intake:
-        channel = self._channel
-        return Intake(
-            channel.keys, self.claim, channel.pool, self.capacity, self._deliver, self._announce
-        )
-
-    # -- the loop's thread
+    # -- any thread
 
     def tag(self, field: str) -> str:
         """The delivery tag of a message just fetched."""
         return f"{self.claim.consumer}/{field}"
+
+    def settle(self, tag: str) -> None:
+        """The message is done with."""
+        self.claim.settle(tag)
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon_threadsafe(self._plan)
+
+    def give_back(self, tags: Iterable[str]) -> None:
+        """Back to the front of their queues; by the lease's keeper if the server is away."""
+        held = list(tags)
+        try:
+            self._channel.give_back(held)
+        except ERRORS:
+            self.claim.let_go(tag.partition("/")[2] for tag in held)
+
+    def refuse(self, tag: str) -> None:
+        """Make it a dead letter."""
+        try:
+            self._channel.refuse(tag)
+        except ERRORS as error:
+            logger.warning("a rejected message stays in flight: %s", plain(error))
+
+    def message(self, envelope: message.Envelope) -> Any:
+        """kombu's view of a message that was not delivered by the channel."""
+        return self._channel.Message(envelope, channel=self._channel)
+
+    # -- the loop's thread
+
+    def _plan(self) -> None:
+        self._planned = False
+        self.intake.acknowledge_soon()
+        self.intake.room()
 
     def capacity(self) -> int:
         """How many messages may be fetched now: what the prefetch count leaves."""
@@ -104,7 +123,3 @@ class Direct:
 
     def _announce(self) -> None:
         self.claim.announce(self._channel.own, self._channel.consumed)
-
-
-#: What makes a :class:`Direct` of the same shape, for those who must not import this package.
-Make = Callable[[asyncio.AbstractEventLoop, Deliver], Direct]

@@ -16,7 +16,6 @@ import orjson
 import redis
 from kombu.utils.json import dumps
 
-from cloche.broker.channel import Channel
 from cloche.broker.direct_link import Link
 from cloche.broker.outage import ERRORS
 
@@ -42,27 +41,16 @@ class EventWriter:
     """``add`` from any thread; published on ``loop`` through a connection of its own."""
 
     def __init__(self, dispatcher: Any, loop: asyncio.AbstractEventLoop) -> None:
-        channel: Channel = dispatcher.connection.default_channel
+        channel = dispatcher.connection.default_channel
         self._loop = loop
         self._pool: redis.ConnectionPool = channel.pool
-        self._topic = channel._get_publish_topic(dispatcher.exchange.name, ROUTING_KEY)
-        prefix = channel.global_keyprefix
-        self._topic = f"{prefix}{self._topic}"
+        topic = channel._get_publish_topic(dispatcher.exchange.name, ROUTING_KEY)
+        self._topic = f"{channel.global_keyprefix}{topic}"
         self._envelope = _envelope(dispatcher)
         self._link = Link(lambda error: None)
         self._events: list[dict[str, Any]] = []
         self._planned = False
         self._sending: asyncio.Task[None] | None = None
-
-    @staticmethod
-    def publishes_for(dispatcher: Any) -> bool:
-        """Whether it can stand in for this dispatcher."""
-        connection = getattr(dispatcher, "connection", None)
-        return (
-            connection is not None
-            and dispatcher.serializer == "json"
-            and isinstance(connection.default_channel, Channel)
-        )
 
     def add(self, event: dict[str, Any]) -> None:
         """Publish it soon."""

@@ -65,7 +65,7 @@ class Intake:
         self._bell = Link(self._lost)
         self._queues: tuple[str, ...] = ()
         self._shared = True
-        self._wake = asyncio.Event()
+        self._wake = asyncio.Event()  # belongs to the loop that waits for it first
         self._drained = False
         self._vain_waits = 0
         self._send_text = False
@@ -110,12 +110,11 @@ class Intake:
 
     # -- acknowledgements
 
-    def settle(self, tag: str) -> bool:
-        """The message is done with; False if it was no longer ours."""
+    def acknowledge_soon(self) -> None:
+        """Messages were settled: tell the server, unless a fetch does so first."""
         if not self._flush_planned:
             self._flush_planned = True
             asyncio.get_running_loop().call_later(ACK_INTERVAL, self._flush_now)
-        return self._claim.settle(tag)
 
     def _flush_now(self) -> None:
         self._flush_planned = False

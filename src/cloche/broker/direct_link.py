@@ -21,9 +21,11 @@ Words = Sequence[str | bytes | int | float]
 
 #: What of a synchronous pool's connection parameters means the same for an asyncio connection.
 _SHARED = frozenset(
-    "host port path db username password credential_provider client_name socket_keepalive "
-    "socket_keepalive_options socket_connect_timeout".split()
-)
+    {
+        "host", "port", "path", "db", "username", "password", "credential_provider",
+        "client_name", "socket_keepalive", "socket_keepalive_options", "socket_connect_timeout",
+    }
+)  # fmt: skip
 
 #: Seconds a connection may take, where the transport options say nothing.
 CONNECT_SECONDS = 5.0
@@ -52,7 +54,7 @@ class Link(asyncio.Protocol):
     async def connect(self, pool: redis.ConnectionPool) -> None:
         """Connect to where ``pool``'s connections go. Raises what redis-py raises."""
         connection = await asynchronous(pool)
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         # Kept, because the end of a writer nobody knows closes its transport.
         self._writer: Any = connection._writer
         connection._reader = connection._writer = None
@@ -69,7 +71,8 @@ class Link(asyncio.Protocol):
         """
         if self._transport is None:
             raise redis.exceptions.ConnectionError("not connected")
-        packed = [hiredis.pack_command(tuple(words)) for words in commands]
+        packed = [hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+            for words in commands]
         batch = _Batch(len(packed), asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._transport.write(b"".join(packed))

@@ -18,13 +18,11 @@ import redis
 from celery import states
 from celery.exceptions import BackendStoreError
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps
 
 from cloche.backoff import Backoff
 from cloche.broker import lua
 from cloche.broker.direct_link import Link
 from cloche.broker.outage import ERRORS, Outage
-from cloche.broker.results import RedisBackend, SentinelBackend
 
 logger = logging.getLogger("cloche.results")
 
@@ -37,11 +35,6 @@ OVERDUE_SECONDS = 10
 _PAUSES = Backoff(first=0.1, factor=2, limit=2.0, jitter=0.3)
 _NOT_YET = object()
 _SCALARS = {None: "null", True: "true", False: "false"}
-
-
-def stores(backend: Any) -> bool:
-    """Whether a :class:`ResultWriter` can stand in for this backend."""
-    return isinstance(backend, RedisBackend | SentinelBackend)
 
 
 class ResultWriter:
@@ -272,6 +265,4 @@ def _plain_json(result: Any) -> str | None:
         return str(result)
     if kind is str:
         return encode_basestring_ascii(result)
-    if kind in (dict, list, float):
-        return str(dumps(result))
     return None

@@ -16,6 +16,7 @@ from celery.backends import redis as stock
 from celery.exceptions import BackendStoreError
 from kombu.utils.encoding import bytes_to_str
 
+from cloche.broker.direct_results import ResultWriter
 from cloche.broker.results_commit import GroupCommit, Store
 from cloche.broker.results_waiting import ResultWaiter
 
@@ -69,6 +70,10 @@ class _OneCall:
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Nothing: whoever waits for the result subscribes then, and looks afterwards."""
+
+    def writer(self) -> ResultWriter:
+        """Stores states without blocking an event loop."""
+        return ResultWriter(self)
 
     async def aget(
         self,

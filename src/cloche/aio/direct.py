@@ -1,0 +1,212 @@
+"""The direct path: from a fetched batch to the pool, on the pool's own loop.
+
+Celery's consumer stays as it is. What it would do for a plain message between the broker and
+the pool (celery/worker/strategy.py) happens here, in the same order, without its thread, its
+second decoding and its round trips. Any message that is not plain goes back to the channel
+and takes Celery's own way: delayed, rate-limited, expiring or revoked tasks, functions,
+other serializers, older protocols, whatever cannot be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import weakref
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import orjson
+from celery import signals
+from celery.app import trace as stock_trace
+from celery.utils.log import get_logger
+from celery.worker import state, strategy
+
+from cloche.aio.direct_events import Eventer
+from cloche.aio.direct_hub import HubCalls
+from cloche.aio.direct_request import Setting, received_fields, request_class
+from cloche.aio.direct_store import BatchStore
+from cloche.aio.tracer import Trace, build, is_coroutine_task
+
+logger = get_logger("cloche.aio")
+
+#: The strategy whose steps these are; a task with another one takes Celery's way.
+STRATEGY = "celery.worker.strategy:default"
+
+#: Headers that make a message something else than a plain one.
+_SPECIAL = ("eta", "expires", "compression", "x-delivery-count", "stamped_headers")
+
+#: Seconds the last results and events may take.
+PATIENCE = 15
+
+_decode_body = json.JSONDecoder().decode  # orjson would make floats of long integers
+
+
+class Fetched(Protocol):
+    """A message in flight: its field in the server's hash, its queue, its text."""
+
+    field: str
+    queue: str
+    raw: bytes
+
+
+class DirectPath:
+    """What a consumer with the direct path has besides Celery's. One per connection."""
+
+    def __init__(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._consumer = consumer
+        self._loop = loop
+        self._hub = HubCalls(consumer.hub)
+        channel = consumer.task_consumer.channel
+        self._path = channel.fetch_directly(loop, self.deliver)
+        self._decodes = "application/json" in consumer.task_consumer.accept
+        dispatcher = consumer.event_dispatcher
+        events = getattr(dispatcher.connection.default_channel, "event_writer", None)
+        self._events = events(dispatcher, loop) if events and dispatcher else None
+        add = self._events.add if self._events else lambda event: None
+        self._eventer = Eventer(lambda: consumer.event_dispatcher, add)
+        self._setting = Setting(
+            app=consumer.app,
+            pool=consumer.pool,
+            hostname=consumer.hostname,
+            eventer=self._eventer,
+            connection_errors=consumer.connection_errors,
+            line=self,
+        )
+        #: Tasks whose messages can be plain: their requests' classes by name.
+        self._classes: Mapping[str, type[Any]] = {}
+        self._traces: dict[str, Trace] = {}
+        self._store = BatchStore(consumer.pool.writers)
+        self._does_info = strategy.logger.isEnabledFor(logging.INFO)
+        self._open: dict[str, Any] = {}
+
+    # -- life, in the consumer's thread
+
+    def start(self) -> None:
+        """Fetch from now on."""
+        consumer = self._consumer
+        self._classes = {
+            name: request_class(task, self._setting)
+            for name, task in consumer.app.tasks.items()
+            if self._decodes and task.Strategy == STRATEGY and is_coroutine_task(task)
+        }
+        self._traces = {
+            name: build(consumer.app.tasks[name], consumer.app, consumer.hostname, self._store)
+            for name in self._classes
+        }
+        self._path.start()
+
+    def quiet(self) -> None:
+        """Fetch no more; what was fetched and not started goes back to its queue."""
+        self._path.quiet()
+        self._hub.run()
+
+    def drop_unstarted(self) -> None:
+        """What Celery's consumer has dropped with its connection goes back to its queue."""
+        tags = [tag for tag, one in list(self._open.items()) if one.time_start is None]
+        for tag in tags:
+            self._open.pop(tag, None)
+        if tags:
+            self._path.give_back(tags)
+
+    def stop(self) -> None:
+        """The end."""
+        self._path.stop()
+        self._hub.close()
+        for part in (self._store, self._events):
+            if part is not None:
+                asyncio.run_coroutine_threadsafe(part.stop(), self._loop).result(PATIENCE)
+
+    # -- a batch, in the loop's thread
+
+    def deliver(self, batch: list[Any]) -> None:
+        """Start what is plain; the channel gets the others."""
+        others = []
+        for one in batch:
+            request = self._opened(one)
+            if request is None:
+                others.append(one)
+                continue
+            self._open[request.tag] = request
+            try:
+                self._receive(request)
+                self._hand_over(request)
+            except Exception:
+                logger.exception("a message could not be handed to the pool: %r", request)
+        if others:
+            self._hub.call(lambda: self._path.back(others))
+
+    def _opened(self, one: Any) -> Any:
+        """The request in a plain message, else None."""
+        raw = one.raw
+        if len(raw) > self._path.most_bytes or b'"__type__"' in raw:
+            return None
+        try:
+            envelope = orjson.loads(raw)
+            headers, properties = envelope["headers"], envelope["properties"]
+            made = self._classes.get(headers["task"])
+            if made is None or not self._plain(envelope, headers, properties):
+                return None
+            body = b64decode(envelope["body"])
+            if b'"__type__"' in body:
+                return None
+            payload = _decode_body(body.decode())
+            properties["delivery_tag"] = self._path.tag(one.field)
+            return made(envelope, payload)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None  # the channel and Celery say what is wrong with it
+
+    def _plain(self, envelope: Any, headers: Any, properties: Any) -> bool:
+        """Whether all that Celery's way would do to it is done here."""
+        consumer = self._consumer
+        for name in _SPECIAL:
+            if headers.get(name):
+                return False
+        return (
+            envelope["content-type"] == "application/json"
+            and envelope["content-encoding"] == "utf-8"
+            and properties["body_encoding"] == "base64"
+            and headers["id"] not in state.revoked
+            and (consumer.disable_rate_limits or consumer.task_buckets[headers["task"]] is None)
+        )
+
+    def _receive(self, request: Any) -> None:
+        """celery.worker.strategy.default: log, signal, event, state."""
+        if self._does_info:
+            context = {
+                "id": request.id,
+                "name": request.name,
+                "args": request._argsrepr,
+                "kwargs": request._kwargsrepr,
+                "eta": None,
+            }
+            strategy.logger.info(stock_trace.LOG_RECEIVED, context, extra={"data": context})
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self._consumer, request=request)
+        if self._eventer.enabled and request._task.send_events:
+            self._eventer.send("task-received", **received_fields(request))
+        state.task_reserved(request)
+        for callback in self._consumer.on_task_message:
+            callback(request)
+
+    def _hand_over(self, request: Any) -> None:
+        """celery.worker.request.Request.execute_using_pool."""
+        job = self._consumer.pool.direct(request, self._traces[request._type])
+        request._apply_result = weakref.ref(job)
+
+    # -- what requests ask of us, in any thread
+
+    def settle(self, tag: str) -> None:
+        """The message is done with."""
+        self._open.pop(tag, None)
+        self._path.settle(tag)
+
+    def reject(self, tag: str, requeue: bool) -> None:
+        """Talks to the server, so never in the loop's thread."""
+        self._open.pop(tag, None)
+        self._hub.call(lambda: self._path.give_back([tag]) if requeue else self._path.refuse(tag))
+
+    def message(self, envelope: dict[str, Any]) -> Any:
+        """kombu's view of it."""
+        return self._path.message(envelope)

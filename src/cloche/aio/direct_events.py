@@ -1,0 +1,60 @@
+"""Celery's event dispatcher as requests see it: events go to a writer on the pool's loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.utils.time import utcoffset
+
+#: Seconds the offset of the local time zone is taken for granted.
+OFFSET_SECONDS = 60
+
+
+class Eventer:
+    """``send`` from any thread. Whether events are wanted is Celery's dispatcher's to say.
+
+    ``add(event)`` publishes one event soon. ``dispatcher()`` is asked each time: Celery
+    makes a new one with each connection.
+    """
+
+    def __init__(
+        self, dispatcher: Callable[[], Any], add: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._add = add
+        self._pid = os.getpid()
+        self._offset: tuple[float, int] = (0.0, 0)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody wants events."""
+        found = self._dispatcher()
+        return bool(found and found.enabled)
+
+    def send(self, type: str, **fields: Any) -> None:
+        """As ``EventDispatcher.send`` for events of a buffered group."""
+        dispatcher = self._dispatcher()
+        if not dispatcher or not dispatcher.enabled:
+            return
+        groups = dispatcher.groups
+        if groups and type.partition("-")[0] not in groups:
+            return
+        now = time.time()
+        at, offset = self._offset
+        if now - at > OFFSET_SECONDS:
+            offset = utcoffset()
+            self._offset = (now, offset)
+        self._add(
+            {
+                "hostname": dispatcher.hostname,
+                "utcoffset": offset,
+                "pid": self._pid,
+                "clock": dispatcher.clock.forward(),
+                **fields,
+                "timestamp": now,
+                "type": type,
+            }
+        )

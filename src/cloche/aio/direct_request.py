@@ -1,0 +1,180 @@
+"""Celery's request for a message that came by the direct path.
+
+The same class the stock strategy uses, made from an envelope that is decoded already: what
+is equal for all messages of a task are class attributes, the rest is set without being parsed
+again. Everything it does later (states, events, acknowledging) is Celery's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from celery import Celery, Task
+from celery.app.task import Context
+from celery.utils.imports import symbol_by_name
+from celery.worker.request import create_request_cls
+
+from cloche.aio.context import context_of
+
+
+class Line(Protocol):
+    """Where a request came from, and what becomes of its message."""
+
+    def settle(self, tag: str) -> None:
+        """It is done with."""
+
+    def reject(self, tag: str, requeue: bool) -> None:
+        """Back to its queue, or to the dead letters."""
+
+    def message(self, envelope: dict[str, Any]) -> Any:
+        """kombu's view of it, for those who ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all requests of a consumer share."""
+
+    app: Celery
+    pool: Any
+    hostname: str
+    eventer: Any
+    connection_errors: tuple[type[BaseException], ...]
+    line: Line
+
+
+def request_class(task: Task, setting: Setting) -> type[Any]:
+    """The class of ``task``'s requests: ``(envelope, payload)``.
+
+    ``envelope`` is the decoded message, its properties with the delivery tag; ``payload`` its
+    decoded body: args, kwargs, embedded callbacks.
+    """
+    stock = symbol_by_name(task.Request)
+    base: Any = create_request_cls(
+        stock, task, setting.pool, setting.hostname, setting.eventer, app=setting.app
+    )
+    line, hostname = setting.line, setting.hostname
+    own_name, ignores = task.name, task.ignore_result
+
+    class DirectRequest(base):  # type: ignore[misc]
+        """A request of one task, fetched directly."""
+
+        _app = setting.app
+        _utc = True
+        _decoded = True
+        _content_type = _content_encoding = None
+        _hostname = hostname
+        _eventer = setting.eventer
+        _connection_errors = setting.connection_errors
+        _task = task
+        _type = own_name
+        _eta = _expires = None
+        _line = line
+
+        def __init__(self, envelope: dict[str, Any], payload: Any) -> None:
+            headers = envelope["headers"]
+            properties = envelope["properties"]
+            info = properties["delivery_info"]
+            found = headers.get
+            self._envelope = envelope
+            self._body = self._Request__payload = payload
+            self.id = headers["id"]
+            self.name = found("shadow") or own_name
+            self._root_id = found("root_id")
+            self._parent_id = found("parent_id")
+            limits = found("timelimit")
+            if limits:
+                self.time_limits = limits
+            self._argsrepr = found("argsrepr", "")
+            self._kwargsrepr = found("kwargsrepr", "")
+            ignored = found("ignore_result")
+            self._ignore_result = ignores if ignored is None else ignored
+            self._delivery_info = delivery = {
+                "exchange": info.get("exchange"),
+                "routing_key": info.get("routing_key"),
+                "priority": properties.get("priority"),
+                "redelivered": info.get("redelivered", False),
+            }
+            self._args, self._kwargs, embed = payload
+            self._request_dict = request = {
+                **headers,
+                "properties": properties,
+                "reply_to": properties.get("reply_to"),
+                "correlation_id": properties.get("correlation_id"),
+                "hostname": hostname,
+                "delivery_info": delivery,
+                "args": self._args,
+                "kwargs": self._kwargs,
+                "is_eager": False,
+            }
+            if embed:
+                request.update(embed)
+            self.tag = properties["delivery_tag"]
+
+        @property
+        def message(self) -> Any:
+            """As kombu would have delivered it."""
+            found = self.__dict__.get("_built")
+            if found is None:
+                found = self.__dict__["_built"] = line.message(self._envelope)
+            return found
+
+        @property
+        def eventer(self) -> Any:
+            """Ours: after a reconnect Celery tries to set its new dispatcher."""
+            return setting.eventer
+
+        @eventer.setter
+        def eventer(self, _: Any) -> None:
+            pass
+
+        def acknowledge(self) -> None:
+            """As Celery's, without promises in between."""
+            if not self.acknowledged:
+                self.acknowledged = True
+                line.settle(self.tag)
+
+        def reject(self, requeue: bool = False) -> None:
+            """As Celery's."""
+            if not self.acknowledged:
+                self.acknowledged = True
+                line.reject(self.tag, requeue)
+                self.send_event("task-rejected", requeue=requeue)
+
+        @property
+        def on_ack(self) -> Any:
+            """What Celery's tests and extensions may call."""
+            return lambda *_: line.settle(self.tag)
+
+        @property
+        def on_reject(self) -> Any:
+            """The same for a rejection."""
+            return lambda _, __, requeue: line.reject(self.tag, requeue)
+
+        @property
+        def _context(self) -> Context:
+            found = self.__dict__.get("_context_made")
+            if found is None:
+                found = self.__dict__["_context_made"] = context_of(
+                    self._request_dict, self._args, self._kwargs
+                )
+            return found
+
+    DirectRequest.__qualname__ = f"DirectRequest({own_name})"
+    return DirectRequest
+
+
+def received_fields(request: Any) -> Mapping[str, Any]:
+    """What the event ``task-received`` tells (celery/worker/strategy.py)."""
+    return {
+        "uuid": request.id,
+        "name": request.name,
+        "args": request._argsrepr,
+        "kwargs": request._kwargsrepr,
+        "root_id": request._root_id,
+        "parent_id": request._parent_id,
+        "retries": request._request_dict.get("retries", 0),
+        "eta": None,
+        "expires": None,
+    }
