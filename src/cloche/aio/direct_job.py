@@ -1,11 +1,27 @@
-"""A job of the direct path: the pool's job, made from the request instead of callbacks."""
+"""A job of the direct path: begun, run and ended in the loop's own thread.
+
+Whatever does not end in plain success ends as every job of the pool does, by Celery's
+callbacks in the consumer's thread.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from time import time
+from typing import TYPE_CHECKING, Any
 
-from cloche.aio.job import Job
-from cloche.aio.run import Run
+from billiard.einfo import ExceptionInfo
+from celery import states
+from celery.utils.log import get_logger
+
+from cloche.aio.job import Job, JobPid
+from cloche.aio.run import OUTCOME, Run
+
+if TYPE_CHECKING:
+    from cloche.aio.lanes import Lane
+    from cloche.aio.pool import TaskPool
+
+logger = get_logger("cloche.aio")
 
 #: The pool's names of Celery's callbacks -> the request's methods.
 _CALLBACKS = {
@@ -17,23 +33,17 @@ _CALLBACKS = {
 
 
 class DirectJob(Job):
-    """Its request may be told of starts and successes in the loop's own thread."""
+    """Made from a :class:`DirectRequest` instead of callbacks."""
 
     direct = True
 
-    def __init__(
-        self,
-        pool: Any,
-        lane: Any,
-        request: Any,
-        trace: Any,
-        soft: float | None,
-        hard: float | None,
-    ) -> None:
+    def __init__(self, pool: TaskPool, lane: Lane, request: Any, trace: Any) -> None:
+        task, limits, options = request._task, request.time_limits, pool.options
         self.pool, self.lane, self.trace = pool, lane, trace
         self.name, self.id, self.headers = request._type, request.id, request._request_dict
         self._request = request
-        self.soft, self.hard = soft, hard
+        self.soft = limits[1] or task.soft_time_limit or options.get("soft_timeout")
+        self.hard = limits[0] or task.time_limit or options.get("timeout")
         self.run = Run()
         self.asyncio_task = self.thread = self.signum = None
         self.ended = self.settled = False
@@ -51,3 +61,48 @@ class DirectJob(Job):
         """Decoded already, what is embedded merged into the headers already."""
         request = self._request
         return request._args, request._kwargs, {}
+
+    # -- the short way, in the loop's thread
+
+    def start(self) -> None:
+        """Tell Celery's state that it begins, and begin."""
+        pool = self.pool
+        pid = JobPid(os.getpid())
+        pid.job = self
+        self._request.begins(pid, time())
+        watchdog = pool.watchdog
+        if self.soft or self.hard:
+            watchdog.began(self)
+        watchdog.runs(self, pool.loop.create_task(self._run()))
+
+    async def _run(self) -> None:
+        request = self._request
+        try:
+            outcome = await self.trace(
+                self.id, request._args, request._kwargs, self.headers, self.run
+            )
+        except BaseException as exc:  # noqa: BLE001 (told to Celery's request)
+            told = ExceptionInfo((type(exc), exc, exc.__traceback__))
+            self.pool._ended(self, "error", told)
+            return
+        if outcome.state == states.SUCCESS and self.run.fate == OUTCOME:
+            self._succeeded(outcome)
+        elif outcome.left:
+            self.pool._ended(self, "error", outcome.retval)
+        else:
+            self.pool._ended(self, "success", outcome.message)
+
+    def _succeeded(self, outcome: Any) -> None:
+        """The usual end: the pool's ``_ended`` and ``_settle`` in one, without a hand-over."""
+        self.ended = True
+        pool = self.pool
+        pool.watchdog.ended(self)
+        if self.settled:
+            return
+        self.settled = True
+        try:
+            self._request.on_success(outcome.message)
+        except Exception:
+            logger.exception("the pool goes on after an error in %r", self)
+        finally:
+            pool.release(self)

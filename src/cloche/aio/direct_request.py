@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from celery import Celery, Task
 from celery.app.task import Context
 from celery.utils.imports import symbol_by_name
+from celery.worker import state
 from celery.worker.request import create_request_cls
 
 from cloche.aio.context import context_of
@@ -54,7 +55,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
     base: Any = create_request_cls(
         stock, task, setting.pool, setting.hostname, setting.eventer, app=setting.app
     )
-    line, hostname = setting.line, setting.hostname
+    line, hostname, events = setting.line, setting.hostname, setting.eventer
     own_name, ignores = task.name, task.ignore_result
 
     class DirectRequest(base):  # type: ignore[misc]
@@ -65,7 +66,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
         _decoded = True
         _content_type = _content_encoding = None
         _hostname = hostname
-        _eventer = setting.eventer
+        _eventer = events
         _connection_errors = setting.connection_errors
         _task = task
         _type = own_name
@@ -123,7 +124,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
         @property
         def eventer(self) -> Any:
             """Ours: after a reconnect Celery tries to set its new dispatcher."""
-            return setting.eventer
+            return events
 
         @eventer.setter
         def eventer(self, _: Any) -> None:
@@ -141,6 +142,39 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
                 self.acknowledged = True
                 line.reject(self.tag, requeue)
                 self.send_event("task-rejected", requeue=requeue)
+
+        @property
+        def unwanted(self) -> bool:
+            """Whether it was revoked since it came: Celery's code deals with it then."""
+            return self._already_revoked or self.id in state.revoked
+
+        def begins(self, pid: int, now: float) -> None:
+            """As Celery's ``on_accepted``; ``now`` is Unix seconds."""
+            self.worker_pid = pid
+            self.time_start = now
+            state.requests[self.id] = self
+            state.active_requests.add(self)
+            state.total_count[self.name] += 1
+            state.all_total_count[0] += 1
+            if not task.acks_late and not self.acknowledged:
+                self.acknowledged = True
+                line.settle(self.tag)
+            if events.enabled and task.send_events:
+                events.send("task-started", uuid=self.id)
+            if self._terminate_on_ack is not None:
+                self.terminate(*self._terminate_on_ack)
+
+        def on_success(self, told: Any, **options: Any) -> None:
+            """As Celery's, for a plain success."""
+            if told[0]:
+                super().on_success(told, **options)
+                return
+            state.task_ready(self, successful=True)
+            if task.acks_late and not self.acknowledged:
+                self.acknowledged = True
+                line.settle(self.tag)
+            if events.enabled and task.send_events:
+                events.send("task-succeeded", uuid=self.id, result=told[1], runtime=told[2])
 
         @property
         def on_ack(self) -> Any:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from heapq import heappush
+from time import monotonic
 from typing import Any
 
+from celery.utils.collections import LimitedSet
 from celery.worker import state
 
 
@@ -24,7 +27,31 @@ class SnapshotSet(weakref.WeakSet[Any]):
                 yield found
 
 
+class RecentSet(LimitedSet):  # type: ignore[misc]
+    """Celery's set of recently finished tasks, which drops the oldest in bulk.
+
+    Celery's own looks for old ones at each addition once it is full.
+    """
+
+    def add(self, item: Any, now: float | None = None) -> None:
+        """As Celery's."""
+        data = self._data
+        if item in data or now is not None:
+            super().add(item, now)
+            return
+        entry = (monotonic(), next(self._seq), item)
+        data[item] = entry
+        heappush(self._heap, entry)
+        if len(data) >= self.maxlen + SLACK:
+            self.purge()
+
+
+#: More than Celery's limit that is kept before the oldest are dropped.
+SLACK = 200
+
+
 def make_walkable() -> None:
     """Have Celery's sets walk over snapshots, in this process."""
     for found in (state.reserved_requests, state.active_requests, state.scheduled_requests):
         found.__class__ = SnapshotSet
+    state.successful_requests.__class__ = RecentSet

@@ -74,6 +74,10 @@ class Job:
         pid.job = self
         self.call("accept", pid, monotonic())
 
+    def start(self) -> None:
+        """Begin at once, in the loop's thread: only for direct jobs."""
+        raise NotImplementedError
+
     def call(self, which: str, *args: Any) -> None:
         """Call one of Celery's callbacks, if it was given."""
         callback = self._callbacks[which]

@@ -151,27 +151,20 @@ class TaskPool(BasePool):
 
     def direct(self, request: Any, trace: tracer.Trace) -> DirectJob:
         """Run a request's coroutine, now or when a slot is free. On the loop."""
-        task, limits = request._task, request.time_limits
-        options = self.options
-        job = DirectJob(
-            self,
-            self._lane,
-            request,
-            trace,
-            limits[1] or task.soft_time_limit or options.get("soft_timeout"),
-            limits[0] or task.time_limit or options.get("timeout"),
-        )
+        job = DirectJob(self, self._lane, request, trace)
         if not self._closing:
             self._jobs.add(job)
             self._lane.put(job)
         return job
 
     def _start_coroutine(self, job: Job) -> bool:
-        if not job.direct and get_ident() == self.watchdog.loop_thread:
-            # Celery's callbacks of the others are for the consumer's thread.
+        if get_ident() != self.watchdog.loop_thread:
+            return self._begin(job)
+        if job.direct and not job.request.unwanted:
+            job.start()
+        else:  # Celery's callbacks of the others are for the consumer's thread
             self._outbox.put(self._start_late, job)
-            return True
-        return self._begin(job)
+        return True
 
     def _start_late(self, job: Job) -> None:
         if not self._begin(job):
@@ -258,8 +251,6 @@ class TaskPool(BasePool):
             self._outbox.put(self._forget, job)
         elif fate == REVOKED:
             self._outbox.put(self._settle, job, "error", terminated(job.signum))
-        elif job.direct and which == "success" and not told[0]:
-            self._settle(job, which, told)
         else:
             self._outbox.put(self._settle, job, which, survivable(which, told))
 
@@ -273,9 +264,13 @@ class TaskPool(BasePool):
         try:
             job.call(which, *told)
         finally:
-            self._jobs.discard(job)
-            self._renewal.count()
-            job.lane.release()
+            self.release(job)
+
+    def release(self, job: Job) -> None:
+        """The slot of a settled job is free for the next one."""
+        self._jobs.discard(job)
+        self._renewal.count()
+        job.lane.release()
 
     def _forget(self, job: Job) -> None:
         job.settled = True

@@ -18,7 +18,6 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, signals, states
-from celery._state import _task_stack
 from celery.app import trace as stock
 from celery.backends.base import Backend
 from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
@@ -134,8 +133,7 @@ class Tracer:
         task = self.task
         outcome: Outcome | None = None
         retval: Any = None
-        _task_stack.push(task)
-        task.request_stack.push(context)
+        stacks.enter(task, run, context)
         try:
             if signals.task_prerun.receivers:
                 signals.task_prerun.send(
@@ -163,7 +161,7 @@ class Tracer:
                 self._guarded(self._after_return, outcome.state, retval, uuid, args, kwargs, None)
             return outcome
         finally:
-            self._leave(uuid, args, kwargs, outcome, retval)
+            self._leave(uuid, args, kwargs, outcome, retval, run)
 
     async def _ended_well(
         self, uuid: str, retval: Any, context: Context, publish: bool, began: float
@@ -233,7 +231,13 @@ class Tracer:
         return Outcome(state, einfo, None, info)
 
     def _leave(
-        self, uuid: str, args: Any, kwargs: Any, outcome: Outcome | None, retval: Any
+        self,
+        uuid: str,
+        args: Any,
+        kwargs: Any,
+        outcome: Outcome | None,
+        retval: Any,
+        run: Run,
     ) -> None:
         task = self.task
         try:
@@ -244,8 +248,7 @@ class Tracer:
                     retval=retval, state=state,
                 )  # fmt: skip
         finally:
-            _task_stack.pop()
-            task.request_stack.pop()
+            stacks.leave(task, run)
             try:
                 if self._backend_cleanup:
                     task.backend.process_cleanup()

@@ -43,7 +43,7 @@ class ResultWriter:
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self._pool: redis.ConnectionPool = backend.client.connection_pool
-        self._prefix: bytes = backend.get_key_for_task("")
+        self._prefix: bytes = backend.get_key_for_task("x")[:-1]
         self._link = Link(lambda error: None)
         self._waiting: list[_Store] = []
         self._sending: asyncio.Task[None] | None = None
