@@ -83,7 +83,7 @@ class Drive:
                     if self._pending is None:
                         awaited = send(value)
                     else:
-                        awaited = coroutine.throw(self._take())
+                        awaited = coroutine.throw(self._take())  # type: ignore[unreachable]
         except StopIteration as stop:
             return stop.value
         except BaseException as error:

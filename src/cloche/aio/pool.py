@@ -29,7 +29,7 @@ from kombu.asynchronous import get_event_loop
 from cloche.aio import tracer
 from cloche.aio.direct_job import DirectJob
 from cloche.aio.direct_step import DirectStep
-from cloche.aio.job import Job, survivable, terminated
+from cloche.aio.job import Job, as_delivered, terminated
 from cloche.aio.lanes import Lane
 from cloche.aio.limits import GRACE, HARD, SOFT
 from cloche.aio.loop import LoopThread
@@ -252,7 +252,7 @@ class TaskPool(BasePool):
         elif fate == REVOKED:
             self._outbox.put(self._settle, job, "error", terminated(job.signum))
         else:
-            self._outbox.put(self._settle, job, which, survivable(which, told))
+            self._outbox.put(self._settle, job, which, as_delivered(which, told))
 
     # Jobs go out, in the consumer's thread.
 
