@@ -63,11 +63,11 @@ class EventWriter:
         self._loop.call_later(MOMENT, self._start)
 
     def _start(self) -> None:
+        self._planned = False
         if self._sending is None:
             self._sending = self._loop.create_task(self._send_all(), name="cloche-events")
 
     async def _send_all(self) -> None:
-        self._planned = False
         while self._events:
             events, self._events = self._events, []
             try:

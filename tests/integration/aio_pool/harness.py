@@ -59,7 +59,9 @@ class Worker:
         )
         self.app = Celery("tests.integration.aio_pool.jobs", broker=broker)
         self.app.conf.update(
-            self.conf, result_backend=self.environ["JOBS_BACKEND"], worker_pool="solo"
+            self.conf,
+            result_backend=self.environ["JOBS_BACKEND"].replace("cloche+", ""),
+            worker_pool="solo",
         )
         self._command = [
             sys.executable, "-m", "celery", "-A", "tests.integration.aio_pool.jobs", "worker",

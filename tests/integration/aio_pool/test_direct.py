@@ -1,0 +1,189 @@
+"""What is particular to the direct path: whose messages are in whose hands, and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from cloche.broker.dead_letters import DeadLetters
+from cloche.broker.keys import Keys
+from cloche.testing import BrokerProcess
+from tests.acceptance.stack import wait_for
+from tests.integration.aio_pool.harness import Worker, worker
+
+pytestmark = pytest.mark.timeout(120)
+
+QUEUE = "direct"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[BrokerProcess]:
+    with BrokerProcess(persistent=True) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared(server: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    with _worker(server, tmp_path_factory.mktemp("shared"), QUEUE) as found:
+        yield found
+
+
+def _worker(server: BrokerProcess, directory: Path, name: str, **options: Any) -> Any:
+    url = f"cloche+{server.url}"
+    transport = {"lease": 2.0, **options.pop("transport", {})}
+    given = {"concurrency": 10, "result_backend": url, "task_default_queue": QUEUE, **options}
+    return worker(directory, url, name, broker_transport_options=transport, **given)
+
+
+def _inflight(client: redis.Redis) -> int:
+    keys = [*client.keys("cloche:inflight:*"), *client.keys("cloche:reaping:*")]
+    return sum(int(client.hlen(key)) for key in keys)
+
+
+def _idle(server: BrokerProcess) -> bool:
+    client = server.client()
+    return not _inflight(client) and not client.llen(QUEUE)
+
+
+def _numbers(found: Worker, word: str) -> Counter[str]:
+    return Counter(note[0] for note in found.notes(word))
+
+
+def test_the_path_is_taken_and_an_option_switches_it_off(
+    server: BrokerProcess, shared: Worker, tmp_path: Path
+) -> None:
+    assert shared.ask("stats")["direct_path"]
+    with _worker(server, tmp_path, "off", transport={"direct_path": False}) as off:
+        assert not off.ask("stats")["direct_path"]
+
+
+def test_running_and_waiting_tasks_are_told_by_inspect(shared: Worker) -> None:
+    results = [shared.send("wait", 1.5) for _ in range(14)]
+    ids = {result.id for result in results}
+    wait_for("ten to run", lambda: len(shared.ask("active")) == 10)
+    running = {request["id"] for request in shared.ask("active")}
+    assert running < ids
+    assert all(request["time_start"] for request in shared.ask("active"))
+    one = next(iter(running))
+    inspect = shared.app.control.inspect(destination=[f"{shared.name}@test"])
+    assert inspect.query_task(one)[f"{shared.name}@test"][one][0] == "active"
+    assert [result.get(timeout=20) for result in results] == [1.5] * 14
+    totals = shared.ask("stats")["total"]
+    assert totals["tests.integration.aio_pool.jobs.wait"] >= 14
+    wait_for("nothing to run", lambda: not shared.ask("active") and not shared.ask("reserved"))
+
+
+def test_no_more_is_held_than_the_prefetch_count(server: BrokerProcess, shared: Worker) -> None:
+    results = [shared.send("late", f"held {number}", 0.5) for number in range(25)]
+    client = server.client()
+    wait_for("ten in flight", lambda: _inflight(client) == 10)
+    assert client.llen(QUEUE) == 15
+    for result in results:
+        result.get(timeout=20)
+
+
+def test_a_waiting_task_that_is_revoked_never_starts(server: BrokerProcess, shared: Worker) -> None:
+    busy = [shared.send("wait", 1.0) for _ in range(10)]
+    wait_for("ten to run", lambda: len(shared.ask("active")) == 10)
+    result = shared.send("late", "unwanted", 0)
+    shared.app.control.revoke(result.id, reply=True, destination=[f"{shared.name}@test"])
+    for one in busy:
+        one.get(timeout=20)
+    wait_for("REVOKED", lambda: result.state == "REVOKED")
+    assert not _numbers(shared, "began")["unwanted"]
+    wait_for("nothing in flight", lambda: _idle(server))
+
+
+def test_a_rate_limit_set_at_run_time_holds(server: BrokerProcess, shared: Worker) -> None:
+    name = "tests.integration.aio_pool.jobs.tracked"
+    to = [f"{shared.name}@test"]
+    shared.app.control.rate_limit(name, "5/s", destination=to, reply=True)
+    try:
+        results = [shared.send("tracked") for _ in range(8)]
+        for result in results:
+            result.get(timeout=20)
+    finally:
+        shared.app.control.rate_limit(name, 0, destination=to, reply=True)
+    ends = sorted(result.date_done for result in results)
+    assert (ends[-1] - ends[0]).total_seconds() > 1
+    wait_for("nothing in flight", lambda: _idle(server))
+
+
+def test_queues_are_added_and_cancelled_by_remote_control(shared: Worker) -> None:
+    to = [f"{shared.name}@test"]
+    shared.app.control.add_consumer("another", destination=to, reply=True)
+    assert shared.send("add", 1, 2, queue="another").get(timeout=10) == 3
+    shared.app.control.cancel_consumer("another", destination=to, reply=True)
+    left = shared.send("add", 3, 4, queue="another")
+    assert shared.send("add", 5, 6).get(timeout=10) == 11
+    assert left.state == "PENDING"
+    shared.app.control.add_consumer("another", destination=to, reply=True)
+    assert left.get(timeout=10) == 7
+
+
+def test_what_cannot_be_run_is_a_dead_letter(server: BrokerProcess, shared: Worker) -> None:
+    client = server.client()
+    client.lpush(QUEUE, b"\xff junk", '{"body": "no properties"}')
+    shared.app.send_task("no.such.task", [1])
+    letters = DeadLetters(client, Keys())
+
+    def reasons() -> list[str]:
+        return sorted(letter.reason for letter in letters.latest())
+
+    wait_for("three", lambda: reasons() == ["undecodable", "undecodable", "unknown-task"])
+    letters.purge()
+    wait_for("nothing in flight", lambda: _idle(server))
+
+
+def test_connections_that_are_cut_cost_nothing(server: BrokerProcess, shared: Worker) -> None:
+    results = [shared.send("late", f"cut {number}", 1.0) for number in range(30)]
+    wait_for("some to run", lambda: len(_numbers(shared, "began")) >= 1)
+    client = server.client()
+    for kind in ("normal", "pubsub"):
+        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+    assert [result.get(timeout=30) for result in results] == [f"cut {n}" for n in range(30)]
+    began = _numbers(shared, "began")
+    assert {began[f"cut {number}"] for number in range(30)} == {1}
+    wait_for("nothing in flight", lambda: _idle(server))
+
+
+def test_a_killed_workers_tasks_run_elsewhere(server: BrokerProcess, tmp_path: Path) -> None:
+    with _worker(server, tmp_path, "first", task_default_queue="kill") as first:
+        results = [first.send("late", f"kill {number}", 0.3) for number in range(60)]
+        wait_for("some to end", lambda: len(_numbers(first, "ended")) >= 5)
+        first.close()
+        with _worker(server, tmp_path, "second", task_default_queue="kill") as second:
+            assert [one.get(timeout=40) for one in results] == [f"kill {n}" for n in range(60)]
+            twice = _numbers(first, "began") & _numbers(second, "began")
+            assert len(twice) <= 10, "more ran twice than ran at the fault"
+
+
+def test_a_stopped_worker_ends_what_it_runs_and_leaves_the_rest(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    with _worker(server, tmp_path, "stopped", task_default_queue="stop") as found:
+        for number in range(40):
+            found.send("late", f"stop {number}", 0.5)
+        wait_for("some to run", lambda: len(_numbers(found, "began")) >= 10)
+        assert found.stop() == 0
+        began, ended = _numbers(found, "began"), _numbers(found, "ended")
+        assert began == ended
+    client = server.client()
+    assert client.llen("stop") == 40 - len(ended)
+    assert not _inflight(client)
+
+
+def test_a_broker_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) -> None:
+    with BrokerProcess(persistent=True) as own, _worker(own, tmp_path, "survivor") as found:
+        results = [found.send("late", f"gone {number}", 0.5) for number in range(40)]
+        wait_for("some to run", lambda: len(_numbers(found, "began")) >= 10)
+        own.kill()
+        own.start()
+        got = [result.get(timeout=40) for result in results]
+        assert got == [f"gone {number}" for number in range(40)]
+        wait_for("nothing in flight", lambda: _idle(own))
