@@ -42,19 +42,14 @@ class Eventer:
         groups = dispatcher.groups
         if groups and type.partition("-")[0] not in groups:
             return
-        now = time.time()
+        fields["hostname"] = dispatcher.hostname
+        fields["pid"] = self._pid
+        fields["clock"] = dispatcher.clock.forward()
+        fields["timestamp"] = now = time.time()
+        fields["type"] = type
         at, offset = self._offset
         if now - at > OFFSET_SECONDS:
             offset = utcoffset()
             self._offset = (now, offset)
-        self._add(
-            {
-                "hostname": dispatcher.hostname,
-                "utcoffset": offset,
-                "pid": self._pid,
-                "clock": dispatcher.clock.forward(),
-                **fields,
-                "timestamp": now,
-                "type": type,
-            }
-        )
+        fields["utcoffset"] = offset
+        self._add(fields)

@@ -18,6 +18,7 @@ from celery.worker import state
 from celery.worker.request import create_request_cls
 
 from cloche.aio.context import context_of
+from cloche.aio.direct_state import forget
 
 
 class Line(Protocol):
@@ -159,7 +160,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
             if not task.acks_late and not self.acknowledged:
                 self.acknowledged = True
                 line.settle(self.tag)
-            if events.enabled and task.send_events:
+            if task.send_events:
                 events.send("task-started", uuid=self.id)
             if self._terminate_on_ack is not None:
                 self.terminate(*self._terminate_on_ack)
@@ -169,11 +170,11 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
             if told[0]:
                 super().on_success(told, **options)
                 return
-            state.task_ready(self, successful=True)
+            forget(self)
             if task.acks_late and not self.acknowledged:
                 self.acknowledged = True
                 line.settle(self.tag)
-            if events.enabled and task.send_events:
+            if task.send_events:
                 events.send("task-succeeded", uuid=self.id, result=told[1], runtime=told[2])
 
         @property

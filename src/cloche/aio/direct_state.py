@@ -6,6 +6,7 @@ of its own thread from changes, not one of another: "Set changed size during ite
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Iterator
 from heapq import heappush
@@ -55,3 +56,29 @@ def make_walkable() -> None:
     for found in (state.reserved_requests, state.active_requests, state.scheduled_requests):
         found.__class__ = SnapshotSet
     state.successful_requests.__class__ = RecentSet
+
+
+def forget(request: Any) -> None:
+    """``celery.worker.state.task_ready(request, successful=True)``, with one reference for all."""
+    state.successful_requests.add(request.id)
+    state.requests.pop(request.id, None)
+    reference = weakref.ref(request)
+    state.active_requests.data.discard(reference)
+    state.reserved_requests.data.discard(reference)
+    state.scheduled_requests.data.discard(reference)
+
+
+def collect_less() -> None:
+    """Let the garbage collector pass over what is there when the worker is ready.
+
+    Applications and libraries are hundreds of thousands of objects that live as long as the
+    worker; every full collection walks them all. A threshold somebody has set stays.
+    """
+    gc.collect()
+    gc.freeze()
+    if gc.get_threshold()[0] < LEAST_COLLECTED:
+        gc.set_threshold(LEAST_COLLECTED, 20, 20)
+
+
+#: New objects before the youngest generation is looked through (CPython: 700).
+LEAST_COLLECTED = 10_000

@@ -9,7 +9,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer.tasks import Tasks
 
 from cloche.aio.direct import DirectPath
-from cloche.aio.direct_state import make_walkable
+from cloche.aio.direct_state import collect_less, make_walkable
 
 logger = get_logger("cloche.aio")
 
@@ -30,6 +30,7 @@ class DirectStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if not offered(consumer):
             return
         make_walkable()
+        collect_less()
         self._path = DirectPath(consumer, consumer.pool.loop)
         self._path.start()
         logger.debug("tasks are fetched directly into the pool's loop")

@@ -119,6 +119,7 @@ class Tracer:
             if not hasattr(kwargs, "items"):
                 raise InvalidTaskError("Task keyword arguments is not a mapping")
             context = context_of(request, args, kwargs)
+            context._protected = 1  # a call of the task from its body is a call like any other
             if self._deduplicates and await self._succeeded_before(uuid, context):
                 return Outcome(None, None, None)
             return await self._traced(uuid, args, kwargs, context, run, began)
@@ -305,13 +306,23 @@ def _body_of(task: Task) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
     """``(args, kwargs) -> coroutine`` of the task's body."""
     start = getattr(task, "coroutine", None)
     if start is None:
-        start = task if stock.task_has_custom(task, "__call__") else task.run
+        start = task if _calls_itself(task) else task.run
 
     def body(args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         coroutine: Coroutine[Any, Any, Any] = start(*args, **kwargs)
         return coroutine
 
     return body
+
+
+def _calls_itself(task: Task) -> bool:
+    """Whether the task's class has a ``__call__`` of its own.
+
+    ``task_has_custom`` takes the worker's own stack protection for one, which would push the
+    request a second time in vain.
+    """
+    kinds = type(task).__mro__
+    return any("__call__" in vars(kind) for kind in kinds[: kinds.index(Task)])
 
 
 def _own(task: Task, hook: str) -> Callable[..., Any] | None:

@@ -71,8 +71,10 @@ class Link(asyncio.Protocol):
         """
         if self._transport is None:
             raise redis.exceptions.ConnectionError("not connected")
-        packed = [hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
-            for words in commands]
+        packed = [
+            hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+            for words in commands
+        ]
         batch = _Batch(len(packed), asyncio.get_running_loop().create_future())
         self._waiting.append(batch)
         self._transport.write(b"".join(packed))
