@@ -22,8 +22,9 @@ from celery import signals
 from celery.app import trace as stock_trace
 from celery.utils.log import get_logger
 from celery.worker import state, strategy
+from celery.worker.request import Request
 
-from cloche.aio.direct_events import Eventer
+from cloche.aio.direct_events import Eventer, HubEventer
 from cloche.aio.direct_hub import HubCalls
 from cloche.aio.direct_request import Setting, received_fields, request_class
 from cloche.aio.direct_store import BatchStore
@@ -31,8 +32,9 @@ from cloche.aio.tracer import Trace, build, is_coroutine_task
 
 logger = get_logger("cloche.aio")
 
-#: The strategy whose steps these are; a task with another one takes Celery's way.
+#: The strategy and the requests whose steps these are: tasks with others take Celery's way.
 STRATEGY = "celery.worker.strategy:default"
+REQUEST = "celery.worker.request:Request"
 
 #: Headers that make a message something else than a plain one.
 _SPECIAL = ("eta", "expires", "compression", "x-delivery-count", "stamped_headers")
@@ -60,12 +62,14 @@ class DirectPath:
         self._hub = HubCalls(consumer.hub)
         channel = consumer.task_consumer.channel
         self._path = channel.fetch_directly(loop, self.deliver)
-        self._decodes = "application/json" in consumer.task_consumer.accept
-        dispatcher = consumer.event_dispatcher
-        events = getattr(dispatcher.connection.default_channel, "event_writer", None)
-        self._events = events(dispatcher, loop) if events and dispatcher else None
-        add = self._events.add if self._events else lambda event: None
-        self._eventer = Eventer(lambda: consumer.event_dispatcher, add)
+        accepted = consumer.task_consumer.accept
+        self._decodes = accepted is None or "application/json" in accepted
+        self._events = _event_writer(consumer.event_dispatcher, loop)
+        self._eventer: Any
+        if self._events is not None:
+            self._eventer = Eventer(lambda: consumer.event_dispatcher, self._events.add)
+        else:
+            self._eventer = HubEventer(lambda: consumer.event_dispatcher, self._hub.call)
         self._setting = Setting(
             app=consumer.app,
             pool=consumer.pool,
@@ -89,12 +93,13 @@ class DirectPath:
         self._classes = {
             name: request_class(task, self._setting)
             for name, task in consumer.app.tasks.items()
-            if self._decodes and task.Strategy == STRATEGY and is_coroutine_task(task)
+            if self._decodes and _is_stock(task) and is_coroutine_task(task)
         }
         self._traces = {
             name: build(consumer.app.tasks[name], consumer.app, consumer.hostname, self._store)
             for name in self._classes
         }
+        self._path.claim.on_lost.append(self._lost)
         self._path.start()
 
     def quiet(self) -> None:
@@ -112,6 +117,7 @@ class DirectPath:
 
     def stop(self) -> None:
         """The end."""
+        self._path.claim.on_lost.remove(self._lost)
         self._path.stop()
         self._hub.close()
         for part in (self._store, self._events):
@@ -140,7 +146,11 @@ class DirectPath:
     def _opened(self, one: Any) -> Any:
         """The request in a plain message, else None."""
         raw = one.raw
-        if len(raw) > self._path.most_bytes or b'"__type__"' in raw:
+        if (
+            len(raw) > self._path.most_bytes
+            or b'"__type__"' in raw
+            or one.queue not in self._path.queues
+        ):
             return None
         try:
             envelope = orjson.loads(raw)
@@ -207,6 +217,23 @@ class DirectPath:
         self._open.pop(tag, None)
         self._hub.call(lambda: self._path.give_back([tag]) if requeue else self._path.refuse(tag))
 
+    def _lost(self, taken: frozenset[str]) -> None:
+        """The lease was lost: these are somebody else's. What runs goes on, and is fenced."""
+        for tag in taken:
+            self._open.pop(tag, None)
+
     def message(self, envelope: dict[str, Any]) -> Any:
         """kombu's view of it."""
         return self._path.message(envelope)
+
+
+def _is_stock(task: Any) -> bool:
+    return bool(task.Strategy == STRATEGY and task.Request in (REQUEST, Request))
+
+
+def _event_writer(dispatcher: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """What publishes the dispatcher's events on the loop, if their transport can."""
+    if dispatcher is None or dispatcher.connection is None or dispatcher.serializer != "json":
+        return None
+    make = getattr(dispatcher.connection.default_channel, "event_writer", None)
+    return make and make(dispatcher, loop)

@@ -53,3 +53,24 @@ class Eventer:
             self._offset = (now, offset)
         fields["utcoffset"] = offset
         self._add(fields)
+
+
+class HubEventer:
+    """The same where events cannot be published on the loop: Celery's dispatcher sends them."""
+
+    def __init__(
+        self, dispatcher: Callable[[], Any], call: Callable[[Callable[[], object]], None]
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._call = call
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody wants events."""
+        found = self._dispatcher()
+        return bool(found and found.enabled)
+
+    def send(self, type: str, **fields: Any) -> None:
+        """Have the consumer's thread send it."""
+        if self.enabled:
+            self._call(lambda: self._dispatcher().send(type, **fields))

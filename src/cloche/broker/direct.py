@@ -40,6 +40,8 @@ class Direct:
         #: Longer messages are the channel's: they become dead letters.
         self.most_bytes: int = channel.max_message_bytes
         self._planned = False
+        #: What is consumed now.
+        self.queues: frozenset[str] = frozenset()
         self.intake = Intake(
             self.keys, self.claim, channel.pool, self.capacity, deliver, self._announce
         )
@@ -55,17 +57,24 @@ class Direct:
         """The channel consumes these queues now."""
         shared = self._channel.queue_order_strategy == "round_robin"
         names = tuple(queues)
+        self.queues = frozenset(names)
         self._loop.call_soon_threadsafe(lambda: self.intake.consume(names, shared=shared))
 
     def quiet(self) -> None:
         """Fetch no more. What was fetched has been delivered when this returns."""
         if self._channel.direct is self:
             self._channel.direct = None
-        asyncio.run_coroutine_threadsafe(self.intake.quiet(), self._loop).result(PATIENCE)
+        try:
+            asyncio.run_coroutine_threadsafe(self.intake.quiet(), self._loop).result(PATIENCE)
+        except TimeoutError:
+            logger.warning("a fetch on its way is left to the lease: the server does not answer")
 
     def stop(self) -> None:
         """The end: what is settled has been told to the server, if it can be reached."""
-        asyncio.run_coroutine_threadsafe(self.intake.stop(), self._loop).result(PATIENCE)
+        try:
+            asyncio.run_coroutine_threadsafe(self.intake.stop(), self._loop).result(PATIENCE)
+        except TimeoutError:
+            logger.warning("the last acknowledgements are left to the lease")
 
     def back(self, fetched: Iterable[Fetched]) -> None:
         """The channel delivers these after all."""
@@ -108,6 +117,8 @@ class Direct:
 
     def _plan(self) -> None:
         self._planned = False
+        #: What is consumed now.
+        self.queues: frozenset[str] = frozenset()
         self.intake.acknowledge_soon()
         self.intake.room()
 

@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -53,14 +54,14 @@ def job(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return register
 
 
-def listen(name: str, signal: Any) -> None:
+def listen(name: str, told: Any) -> None:
     def heard(sender: Any = None, **given: Any) -> None:
         request = given.get("request")
         uuid = given.get("task_id") or getattr(request, "id", None) or current_task.request.id
         facts = {key: given[key] for key in ("state", "retval", "result", "reason") if key in given}
         note("signal", uuid, name, {key: repr(value) for key, value in facts.items()})
 
-    signal.connect(heard, weak=False)
+    told.connect(heard, weak=False)
 
 
 for name in ("prerun", "postrun", "success", "failure", "retry", "revoked", "internal_error"):
@@ -274,6 +275,12 @@ async def late(word: str, seconds: float) -> str:
     await asyncio.sleep(seconds)
     note("ended", word)
     return word
+
+
+@job(acks_late=True)
+async def kill() -> None:
+    """End the whole worker by force."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 color: ContextVar[str] = ContextVar("color", default="none")

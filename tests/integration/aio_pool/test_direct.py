@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,56 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing(tmp_path: Path) ->
         got = [result.get(timeout=40) for result in results]
         assert got == [f"gone {number}" for number in range(40)]
         wait_for("nothing in flight", lambda: _idle(own))
+
+
+def test_a_worker_stopped_at_once_gives_back_what_it_ran(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    with _worker(server, tmp_path, "quitting", task_default_queue="quit") as found:
+        for number in range(20):
+            found.send("late", f"quit {number}", 3.0)
+        wait_for("ten to run", lambda: len(_numbers(found, "began")) == 10)
+        found.stop(how=signal.SIGQUIT)
+        assert not found.notes("ended")
+    client = server.client()
+    wait_for("all to be back", lambda: client.llen("quit") == 20 and not _inflight(client))
+
+
+def test_a_worker_that_slept_past_its_lease_is_fenced(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    with _worker(server, tmp_path, "sleepy", task_default_queue="fence") as sleepy:
+        results = [sleepy.send("late", f"fence {number}", 1.0) for number in range(12)]
+        wait_for("ten to run", lambda: len(_numbers(sleepy, "began")) == 10)
+        sleepy.process.send_signal(signal.SIGSTOP)
+        with _worker(server, tmp_path, "awake", task_default_queue="fence") as awake:
+            wait_for("all to run elsewhere", lambda: len(_numbers(awake, "ended")) == 12)
+            sleepy.process.send_signal(signal.SIGCONT)
+            wait_for("it to be told", lambda: "lease lost" in sleepy.log)
+            for result in results:
+                result.get(timeout=20)
+            one_more = sleepy.send("late", "fence more", 0)
+            assert one_more.get(timeout=20) == "fence more"
+        wait_for("the late ones to be told", lambda: "fenced: " in sleepy.log)
+        wait_for("nothing in flight", lambda: not _inflight(server.client()))
+
+
+def test_a_task_that_kills_its_worker_is_a_dead_letter_and_no_other_is(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    client = server.client()
+    with _worker(server, tmp_path, "victim", task_default_queue="deadly") as victim:
+        victim.send("kill")
+        others = [victim.send("late", f"innocent {number}", 0.2) for number in range(5)]
+        for _ in range(3):
+            victim.process.wait(20)
+            victim.start()
+        letters = DeadLetters(client, Keys())
+        wait_for("the dead letter", lambda: letters.latest(queue="deadly"), 30)
+        (letter,) = letters.latest(queue="deadly")
+        assert (letter.reason, letter.task) == (
+            "max-deliveries",
+            "tests.integration.aio_pool.jobs.kill",
+        )
+        for one in others:
+            one.get(timeout=20)
