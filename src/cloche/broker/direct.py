@@ -117,8 +117,6 @@ class Direct:
 
     def _plan(self) -> None:
         self._planned = False
-        #: What is consumed now.
-        self.queues: frozenset[str] = frozenset()
         self.intake.acknowledge_soon()
         self.intake.room()
 
