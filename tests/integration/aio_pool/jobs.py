@@ -47,7 +47,7 @@ def job(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def blocking(*args: Any, **kwargs: Any) -> Any:
             return asyncio.run(body(*args, **kwargs))
 
-        del blocking.__wrapped__  # type: ignore[attr-defined]
+        del blocking.__wrapped__
         return app.task(**options)(blocking)
 
     return register
@@ -317,7 +317,7 @@ def plain_soft() -> str:
     return "slept"
 
 
-class Pulse(bootsteps.Step):
+class Pulse(bootsteps.StartStopStep):
     """A timer in the consumer's loop, as the heartbeats of an AMQP connection are."""
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
