@@ -24,6 +24,6 @@ def context_of(request: Mapping[str, Any], args: Any, kwargs: Any) -> Context:
     context = Context.__new__(Context)
     context.update(request, args=args, called_directly=False, kwargs=kwargs)
     if context.headers is None:
-        own = {key: request[key] for key in request.keys() - _CELERY_KEYS}
-        context.headers = own or None
+        own = [key for key in request if key not in _CELERY_KEYS]
+        context.headers = {key: request[key] for key in own} if own else None
     return context

@@ -18,7 +18,6 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, signals, states
-from celery._state import _task_stack
 from celery.app import trace as stock
 from celery.backends.base import Backend
 from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
@@ -82,7 +81,6 @@ def build(task: Task, app: Celery, hostname: str, store: Store) -> Trace:
     ``celery.app.trace`` calls the request dict). Not decoded here, not acknowledged here.
     Raises ``Reject`` and ``MemoryError`` of hooks as the stock tracer does.
     """
-    stacks.install(task)
     return Tracer(task, app, hostname, store).trace
 
 
@@ -93,6 +91,7 @@ class Tracer:
         self.task, self.app, self.store = task, app, store
         self._started_meta = {"pid": os.getpid(), "hostname": hostname}
         self._body = _body_of(task)
+        self._tasks, self._requests = stacks.install(task)
         self._deduplicates = bool(
             (app.conf.task_acks_late or task.acks_late)
             and app.conf.worker_deduplicate_successful_tasks
@@ -134,8 +133,10 @@ class Tracer:
         task = self.task
         outcome: Outcome | None = None
         retval: Any = None
-        _task_stack.push(task)
-        task.request_stack.push(context)
+        # What LocalStack.push would do with an empty stack; what the thread that handed the
+        # run over had on its stack is none of the run's business.
+        self._tasks.stack = [task]
+        self._requests.stack = [context]
         try:
             if signals.task_prerun.receivers:
                 signals.task_prerun.send(
@@ -244,8 +245,8 @@ class Tracer:
                     retval=retval, state=state,
                 )  # fmt: skip
         finally:
-            _task_stack.pop()
-            task.request_stack.pop()
+            self._tasks.__release_local__()
+            self._requests.__release_local__()
             try:
                 if self._backend_cleanup:
                     task.backend.process_cleanup()
