@@ -1,8 +1,8 @@
 """Waiting for a coroutine in synchronous code that a coroutine of the same loop has called.
 
 ``other.apply()`` in a coroutine has to run ``other``'s coroutine on the loop it would block.
-So each step of an outer coroutine runs in a greenlet: waiting inside hands what is awaited to
-the outer coroutine's own driver, and the loop goes on (as SQLAlchemy's asyncio layer does).
+So an outer coroutine runs in a greenlet of its own: waiting inside hands what is awaited to
+the outer coroutine's driver, and the loop goes on (as SQLAlchemy's asyncio layer does).
 """
 
 from __future__ import annotations
@@ -13,59 +13,65 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 
-class _Step(greenlet):
-    """Runs one step of a coroutine, in the context of who asked for it."""
+class _Body(greenlet):
+    """Runs a coroutine from its first step to its last, in the context of who started it.
 
-    def __init__(self, step: Callable[[Any], Any]) -> None:
-        super().__init__(step)
+    One greenlet for all steps: those that libraries start inside have it as their parent, and
+    switch to it as long as they live.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(wait_here)
         self.gr_context = getcurrent().gr_context
 
 
 class Nestable(Coroutine[Any, Any, Any]):
     """``coroutine``, in whose synchronous callees :func:`wait_here` works."""
 
-    __slots__ = ("_coroutine", "_waiting")
+    __slots__ = ("_body", "_coroutine", "cr_running")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
-        self._waiting: _Step | None = None
-
-    @property
-    def cr_running(self) -> bool:
-        """Whether it runs at this moment (as of a native coroutine)."""
-        return bool(getattr(self._coroutine, "cr_running", False)) and self._waiting is None
+        self._body: _Body | None = None
+        #: Whether it runs at this moment (as of a native coroutine).
+        self.cr_running = False
 
     def send(self, value: Any) -> Any:
         """Go on with ``value``; what is awaited next. Raises StopIteration at the end."""
-        step = self._waiting
-        if step is None:
-            return self._after(step := _Step(self._coroutine.send), step.switch(value))
-        return self._after(step, step.switch(value))
+        if self._body is not None:
+            return self._go_on(self._body, self._body.switch, value)
+        self._body = _Body()
+        return self._go_on(self._body, self._body.switch, self._coroutine)
 
     def throw(self, error: Any, *more: Any) -> Any:
         """Go on by raising ``error``; what is awaited next."""
-        step = self._waiting
-        if step is None:
-            return self._after(step := _Step(self._coroutine.throw), step.switch(error))
-        return self._after(step, step.throw(error))
+        if self._body is None:
+            return self._coroutine.throw(error)
+        return self._go_on(self._body, self._body.throw, error)
 
     def close(self) -> None:
-        """End it; synchronous code that still waits inside is left by GreenletExit."""
-        if self._waiting is not None:
-            self._waiting.throw()
+        """End it; synchronous code that waits inside is left by GreenletExit."""
+        if self._body is not None and not self._body.dead:
+            self._body.throw()
         self._coroutine.close()
 
     def __await__(self) -> Any:
         raise TypeError("drive a Nestable by send() and throw()")
 
-    def _after(self, step: _Step, awaited: Any) -> Any:
-        self._waiting = None if step.dead else step
+    def _go_on(self, body: _Body, step: Callable[[Any], Any], value: Any) -> Any:
+        self.cr_running = True
+        try:
+            awaited = step(value)
+        finally:
+            self.cr_running = False
+        if body.dead:
+            raise StopIteration(awaited)
         return awaited
 
 
 def can_wait_here() -> bool:
     """Whether a :class:`Nestable` coroutine has called this code."""
-    return isinstance(getcurrent(), _Step)
+    return isinstance(getcurrent(), _Body)
 
 
 def wait_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
