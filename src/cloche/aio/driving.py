@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator
-from functools import cache
 from typing import Any
+
+#: The classes of :func:`_as_cancellation`, made when first needed.
+_kinds: dict[type[BaseException], type[BaseException] | None] = {}
 
 
 class Drive:
@@ -81,7 +83,7 @@ class Drive:
                     if self._pending is None:
                         awaited = send(value)
                     else:
-                        awaited = coroutine.throw(self._take())
+                        awaited = coroutine.throw(self._take())  # type: ignore[unreachable]
         except StopIteration as stop:
             return stop.value
         except BaseException as error:
@@ -97,9 +99,8 @@ class Drive:
     def _take(self) -> BaseException:
         """What is to be raised in the body now; the cancellation that woke it is taken back."""
         pending, self._pending = self._pending, None
-        assert pending is not None
         self._take_back()
-        return pending
+        return pending or asyncio.CancelledError()
 
     def _take_back(self) -> None:
         while self._asked and self._task is not None:
@@ -124,9 +125,11 @@ def _as_cancellation(exc: BaseException) -> BaseException:
     return both
 
 
-@cache
 def _cancelling(kind: type[BaseException]) -> type[BaseException] | None:
-    try:
-        return type(kind.__name__, (kind, asyncio.CancelledError), {"__module__": kind.__module__})
-    except TypeError:  # a layout or a base that cannot be combined
-        return None
+    if kind not in _kinds:
+        bases = (kind, asyncio.CancelledError)
+        try:
+            _kinds[kind] = type(kind.__name__, bases, {"__module__": kind.__module__})
+        except TypeError:  # a layout or a base that cannot be combined
+            _kinds[kind] = None
+    return _kinds[kind]
