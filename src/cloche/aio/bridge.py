@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
 
-from cloche.aio import stacks
+from cloche.aio import carried, stacks
 from cloche.aio.driving import Drive
 from cloche.aio.loop import LoopThread
 from cloche.aio.nesting import Nestable, can_wait_here, wait_here
@@ -45,12 +45,12 @@ class Crossing:
     def __init__(
         self, thread: LoopThread, task: Any, body: Callable[[], Coroutine[Any, Any, Any]]
     ) -> None:
-        stacks.follow_context(task)
+        stacks.install(task)
         self._thread = thread
         self._app = task.app
         self._name = task.name
         self._body = body
-        self._stacks = stacks.copied()
+        self._stacks = carried.copied()
         self._context = copy_context()
         self._drive: Drive | None = None
         self._begun: asyncio.Task[None] | None = None
@@ -112,7 +112,7 @@ class Crossing:
             self._error = error
             self._end()
             return
-        stacks.fill(self._context, self._stacks)
+        carried.fill(self._context, self._stacks)
         self._begun = self._thread.loop.create_task(
             self._run(self._drive), name=self._name, context=self._context
         )
@@ -133,7 +133,7 @@ class Crossing:
 
     def _end(self, begun: asyncio.Task[None] | None = None) -> None:
         if begun is not None:
-            stacks.clear(self._context, self._stacks)
+            carried.clear(self._context, self._stacks)
             if begun.cancelled():  # before its first step
                 self._error = asyncio.CancelledError()
         self._ended = True

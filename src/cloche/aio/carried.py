@@ -1,34 +1,21 @@
-"""Which task runs here: Celery's stacks of tasks and requests, by context instead of by thread.
+"""Celery's stacks carried into a coroutine that other code waits for.
 
-``current_task`` and ``self.request`` are the tops of stacks that Celery keeps per thread
-(``celery.utils.threads.LocalStack``). A coroutine shares its thread with others, so inside one
-the stacks are those of its context: of the coroutine, its child tasks and its ``to_thread``.
+The caller's task and request are on the stacks of the caller's thread; the coroutine, its
+child tasks and its ``to_thread`` have stacks of their context (:mod:`cloche.aio.stacks`), with
+the same on them.
 """
 
 from __future__ import annotations
 
-from contextvars import Context, ContextVar
+from contextvars import Context
 from typing import Any
 
 from celery._state import _task_stack
-from celery.utils.threads import get_ident
 
-#: Stands for a thread in the stacks of a context; None where the thread itself counts.
-_place: ContextVar[object | None] = ContextVar("cloche_place", default=None)
+from cloche.aio.stacks import current_run, install
 
 #: What lies on the stacks: the tasks, and of each of them its requests.
 Stacks = tuple[list[Any], list[tuple[Any, list[Any]]]]
-
-
-def _ident() -> object:
-    return _place.get() or get_ident()
-
-
-def follow_context(task: Any) -> None:
-    """Make ``current_task`` and ``task.request`` follow the context; again is harmless."""
-    for stack in (_task_stack, task.request_stack):
-        if stack.__ident_func__ is not _ident:
-            stack.__ident_func__ = _ident
 
 
 def copied() -> Stacks:
@@ -44,12 +31,12 @@ def fill(context: Context, stacks: Stacks) -> None:
 
 
 def _fill(stacks: Stacks) -> None:
-    _place.set(object())
+    current_run.set(object())
     tasks, requests = stacks
     for task in tasks:
         _task_stack.push(task)
     for task, own in requests:
-        follow_context(task)
+        install(task)
         for request in own:
             task.request_stack.push(request)
 

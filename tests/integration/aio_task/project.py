@@ -117,7 +117,6 @@ async def add(x: int, y: int) -> int:
 
 
 if __name__ == "__main__":
-    app.conf.task_always_eager = True
     with ThreadPoolExecutor(8) as threads:
-        sent = list(threads.map(work.delay, range(500)))
+        sent = list(threads.map(lambda number: work.apply([number]), range(500)))
     print(json.dumps([result.get() for result in sent]))
