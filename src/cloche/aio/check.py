@@ -15,14 +15,19 @@ def is_coroutine_task(task: celery.Task) -> bool:
     return getattr(task, "coroutine", None) is not None
 
 
+def runs_coroutines(task: celery.Task) -> bool:
+    """Whether the asyncio pool would run ``task`` as a coroutine, a bare ``async def`` too."""
+    body = getattr(task, "_orig_run", task.run)  # celery.app.autoretry wraps it
+    return is_coroutine_task(task) or is_coroutine_function(body)
+
+
 def unawaited(tasks: Iterable[celery.Task]) -> Iterator[str]:
     """Names of tasks whose ``async def`` nobody would await.
 
     Celery takes the coroutine object for the result: the task "succeeds" without having run.
     """
     for task in tasks:
-        body = getattr(task, "_orig_run", task.run)  # celery.app.autoretry wraps it
-        if not is_coroutine_task(task) and is_coroutine_function(body):
+        if runs_coroutines(task) and not is_coroutine_task(task):
             yield task.name
 
 
@@ -39,5 +44,6 @@ def refuse_unawaited(tasks: Iterable[celery.Task]) -> None:
     raise CoroutineTaskError(
         f"{', '.join(names)} {verb}",
         why="a plain Celery task takes the coroutine for its result, and the body never runs",
-        fix="declare with @cloche.async_task instead of @app.task or @shared_task",
+        fix="declare with @cloche.async_task instead of @app.task or @shared_task, "
+        "or use the asyncio pool",
     )
