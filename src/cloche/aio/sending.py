@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import os
 import sys
-import threading
 import time
 from asyncio.events import _get_running_loop
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, cast
 
@@ -19,12 +14,10 @@ import celery
 from celery.utils.log import get_logger
 
 from cloche.aio import results
+from cloche.aio.publishing import in_new_thread, in_publisher
 
 logger = get_logger(__name__)
 
-#: Threads that publish for coroutines. A publish takes the interpreter's lock for most of its
-#: time, so more threads would only make the loop wait longer for its turn.
-PUBLISHERS = 2
 #: Seconds a send may hold up a running loop before a warning names the line.
 STALL = 0.05
 
@@ -54,10 +47,8 @@ class AsyncSending(celery.Task):
         def sent() -> Any:
             return context.run(send, args, kwargs, **options)
 
-        if self._get_app().conf.task_always_eager:
-            result = await in_new_thread(sent)
-        else:
-            result = await asyncio.get_running_loop().run_in_executor(publishers(), sent)
+        eager = self._get_app().conf.task_always_eager
+        result = await (in_new_thread if eager else in_publisher)(sent)
         return cast(results.AsyncResult, result)
 
     def apply_async(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,36 +78,6 @@ class AsyncSending(celery.Task):
         return results.AsyncResult(task_id, app=self._get_app(), **options)
 
 
-async def in_new_thread(call: Callable[[], Any]) -> Any:
-    """What ``call()`` returns. In a thread of its own, as it may wait for further such calls."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-
-    def tell(value: Any, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
-    def work() -> None:
-        try:
-            value, error = call(), None
-        except BaseException as raised:  # noqa: BLE001 (the caller gets it)
-            value, error = None, raised
-        loop.call_soon_threadsafe(tell, value, error)
-
-    threading.Thread(target=work, name="cloche-eager", daemon=True).start()
-    return await future
-
-
-@cache
-def publishers() -> ThreadPoolExecutor:
-    """The process's publishing threads."""
-    return ThreadPoolExecutor(PUBLISHERS, "cloche-publish")
-
-
 _warned: set[tuple[str, int]] = set()
 
 
@@ -142,7 +103,3 @@ def _caller() -> tuple[str, int]:
 
 
 _INNER = frozenset({"celery", "kombu", "cloche", "vine"})
-
-# A forked child has none of the parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=publishers.cache_clear)
