@@ -9,12 +9,12 @@ lists the ones in its timer; workers that share a queue name the same tasks.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from importlib import import_module
 from typing import Any
 
-from celery import signals
 from celery.exceptions import InvalidTaskError
 from kombu.exceptions import KombuError
 
@@ -34,13 +34,16 @@ _UNREADABLE = (KombuError, InvalidTaskError, LookupError, TypeError, ValueError)
 _TIMER_PRIORITY = 6
 
 
-@signals.worker_ready.connect
-def on_worker_ready(sender: Any = None, **_: Any) -> None:
-    """Extend the handler once, in a process that is a worker on this transport."""
-    if not isinstance(sender.connection.default_channel, Channel):
+def extend_control() -> None:
+    """Extend the handlers, once, if this process is a worker: producers load none.
+
+    Called with each connection: the signals of a worker's start are not sent by one that a test
+    runs in its own process (celery.contrib.testing).
+    """
+    control = sys.modules.get("celery.worker.control")
+    if control is None:
         return
-    # Loaded in every worker; producers, who import this file too, are spared it.
-    handlers = import_module("celery.worker.control").Panel.data
+    handlers = control.Panel.data
     if not hasattr(handlers["revoke"], "knows_delayed"):
         handlers["revoke"] = _removing(handlers["revoke"])
         handlers["scheduled"] = handlers["dump_schedule"] = _listing(handlers["scheduled"])
