@@ -65,6 +65,9 @@ TRANSPORT_OPTIONS = (
     Mapped("socket_keepalive", ("broker", "socket_keepalive")),
     Mapped("health_check_interval", ("broker", "health_check_interval")),
     Mapped("visibility_timeout", ("broker", "visibility_timeout")),
+    Mapped("lease", ("broker", "lease")),
+    Mapped("max_deliveries", ("broker", "max_deliveries")),
+    Mapped("publish_on_outage", ("broker", "publish_on_outage")),
 )
 #: These belong to a worker: they fill every worker that is named, or "main" if none is.
 WORKER = (

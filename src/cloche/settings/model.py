@@ -59,7 +59,7 @@ class BrokerSettings(Section):
         10, description="Seconds a publisher retries before the outage reaches its caller"
     )
     transport: Literal["cloche", "stock"] = Field(
-        "stock",
+        "cloche",
         description="On Redis and Valkey: Cloche's transport, which loses no task, or kombu's own",
     )
     lease: Seconds = Field(
@@ -77,6 +77,11 @@ class BrokerSettings(Section):
         ge=1,
         description="Stock Redis transport: seconds until an unacked task is redelivered",
     )
+
+    @property
+    def redelivery(self) -> float:
+        """Seconds after which another worker gets what a killed one held."""
+        return self.lease if self.transport == "cloche" else self.visibility_timeout
 
 
 class ResultSettings(Section):
