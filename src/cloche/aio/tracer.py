@@ -81,6 +81,7 @@ def build(task: Task, app: Celery, hostname: str, store: Store) -> Trace:
     ``celery.app.trace`` calls the request dict). Not decoded here, not acknowledged here.
     Raises ``Reject`` and ``MemoryError`` of hooks as the stock tracer does.
     """
+    stacks.install(task)
     return Tracer(task, app, hostname, store).trace
 
 
@@ -91,7 +92,6 @@ class Tracer:
         self.task, self.app, self.store = task, app, store
         self._started_meta = {"pid": os.getpid(), "hostname": hostname}
         self._body = _body_of(task)
-        self._tasks, self._requests = stacks.install(task)
         self._deduplicates = bool(
             (app.conf.task_acks_late or task.acks_late)
             and app.conf.worker_deduplicate_successful_tasks
@@ -119,6 +119,7 @@ class Tracer:
             if not hasattr(kwargs, "items"):
                 raise InvalidTaskError("Task keyword arguments is not a mapping")
             context = context_of(request, args, kwargs)
+            context._protected = 1  # a call of the task from its body is a call like any other
             if self._deduplicates and await self._succeeded_before(uuid, context):
                 return Outcome(None, None, None)
             return await self._traced(uuid, args, kwargs, context, run, began)
@@ -133,10 +134,7 @@ class Tracer:
         task = self.task
         outcome: Outcome | None = None
         retval: Any = None
-        # What LocalStack.push would do with an empty stack; what the thread that handed the
-        # run over had on its stack is none of the run's business.
-        self._tasks.stack = [task]
-        self._requests.stack = [context]
+        stacks.enter(task, run, context)
         try:
             if signals.task_prerun.receivers:
                 signals.task_prerun.send(
@@ -164,7 +162,7 @@ class Tracer:
                 self._guarded(self._after_return, outcome.state, retval, uuid, args, kwargs, None)
             return outcome
         finally:
-            self._leave(uuid, args, kwargs, outcome, retval)
+            self._leave(uuid, args, kwargs, outcome, retval, run)
 
     async def _ended_well(
         self, uuid: str, retval: Any, context: Context, publish: bool, began: float
@@ -207,6 +205,8 @@ class Tracer:
         if isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit):
             einfo = ExceptionInfo((type(exc), exc, exc.__traceback__))
             return Outcome(None, einfo, None, stock.TraceInfo(states.FAILURE, exc)), None
+        if isinstance(exc, asyncio.CancelledError):
+            exc = failing.stray_cancellation(self.task, exc)
         failing.trim(exc)
         if failing.retries_by_itself(self.task, exc):
             exc = await self.store.call(failing.autoretry, self.task, exc)
@@ -234,7 +234,13 @@ class Tracer:
         return Outcome(state, einfo, None, info)
 
     def _leave(
-        self, uuid: str, args: Any, kwargs: Any, outcome: Outcome | None, retval: Any
+        self,
+        uuid: str,
+        args: Any,
+        kwargs: Any,
+        outcome: Outcome | None,
+        retval: Any,
+        run: Run,
     ) -> None:
         task = self.task
         try:
@@ -245,8 +251,7 @@ class Tracer:
                     retval=retval, state=state,
                 )  # fmt: skip
         finally:
-            self._tasks.__release_local__()
-            self._requests.__release_local__()
+            stacks.leave(task, run)
             try:
                 if self._backend_cleanup:
                     task.backend.process_cleanup()
@@ -303,13 +308,23 @@ def _body_of(task: Task) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
     """``(args, kwargs) -> coroutine`` of the task's body."""
     start = getattr(task, "coroutine", None)
     if start is None:
-        start = task if stock.task_has_custom(task, "__call__") else task.run
+        start = task if _calls_itself(task) else task.run
 
     def body(args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         coroutine: Coroutine[Any, Any, Any] = start(*args, **kwargs)
         return coroutine
 
     return body
+
+
+def _calls_itself(task: Task) -> bool:
+    """Whether the task's class has a ``__call__`` of its own.
+
+    ``task_has_custom`` takes the worker's own stack protection for one, which would push the
+    request a second time in vain.
+    """
+    kinds = type(task).__mro__
+    return any("__call__" in vars(kind) for kind in kinds[: kinds.index(Task)])
 
 
 def _own(task: Task, hook: str) -> Callable[..., Any] | None:

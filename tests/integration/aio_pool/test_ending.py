@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
 from cloche.testing import BrokerProcess
 from tests.acceptance.stack import wait_for
@@ -124,6 +125,20 @@ def test_a_broker_killed_under_running_tasks_loses_none(
         assert all(words[f"early-{number}"] == 1 for number in range(5))
         found.send("late", "after", 0)
         wait_for("a new one", lambda: ["after"] in found.notes("ended"), 40)
+
+
+def test_the_workers_own_limits_hold_where_task_and_call_have_none(
+    tmp_path: Path, broker_url: str
+) -> None:
+    limits = {"task_soft_time_limit": 1, "task_time_limit": 3}
+    with worker(tmp_path, broker_url, "limited", **limits) as found:
+        general = found.send("wait", 30)
+        stubborn = found.send("stubborn", "worker")
+        assert found.send("wait", 1.5, soft_time_limit=20).get(timeout=20) == 1.5
+        with pytest.raises(SoftTimeLimitExceeded):
+            general.get(timeout=20)
+        with pytest.raises(TimeLimitExceeded):
+            stubborn.get(timeout=20)
 
 
 def test_the_autoscaler_widens_and_narrows_the_pool(tmp_path: Path, broker_url: str) -> None:

@@ -10,6 +10,7 @@ import redis
 from celery import group
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
+from cloche.errors import TaskCancelledError
 from tests.acceptance.stack import wait_for
 from tests.integration.aio_pool.harness import Worker
 
@@ -101,7 +102,7 @@ def test_a_blocking_call_is_named_with_its_stack(asyncio_worker: Worker) -> None
 
 @pytest.mark.parametrize(
     ("how", "error"),
-    [("exit", WorkerLostError), ("memory", MemoryError), ("stray", BaseException)],
+    [("exit", WorkerLostError), ("memory", MemoryError), ("stray", TaskCancelledError)],
 )
 def test_leaving_by_the_back_door_fails_one_task_of_a_hundred(
     how: str, error: type[BaseException], asyncio_worker: Worker
@@ -150,6 +151,12 @@ def test_plain_tasks_run_in_threads_beside_coroutines_at_their_own_concurrency(
     answers = [one.get(timeout=30) for one in plain]
     assert [uuid for _, _, uuid in answers] == [one.id for one in plain]
     assert _most_at_once([(began, ended) for began, ended, _ in answers]) == 8
+
+
+def test_rate_limits_hold(asyncio_worker: Worker) -> None:
+    results = [asyncio_worker.send("slowly") for _ in range(9)]
+    moments = sorted(one.get(timeout=20) for one in results)
+    assert moments[-1] - moments[0] > 7 / 20
 
 
 def _most_at_once(spans: list[tuple[float, float]]) -> int:
