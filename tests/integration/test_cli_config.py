@@ -95,13 +95,13 @@ def test_explain_names_winner_losers_and_celery_keys(run: Run, tmp_path: Path) -
     assert ["value", "redis://strong/0"] in facts
     assert ["from", "CLOCHE_BROKER__URL"] in facts
     assert ["instead of", "redis://weak/0", "(.env:1 (REDIS_URL))"] in facts
-    assert ["Celery", "broker_url = redis://strong/0", "(where tasks travel)"] in facts
+    assert ["Celery", "broker_url = cloche+redis://strong/0", "(where tasks travel)"] in facts
 
 
 @pytest.mark.parametrize(
     ("key", "celery"),
     [
-        ("broker.visibility_timeout", ["broker_transport_options['visibility_timeout']"]),
+        ("broker.lease", ["broker_transport_options['lease']"]),
         ("broker.health_check_interval", [
             "broker_transport_options['health_check_interval']",
             "redis_backend_health_check_interval",

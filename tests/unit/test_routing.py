@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from cloche.app import create_app, harden
+from cloche.app import create_app, harden, restore
 from cloche.app.routing import all_routes, consumed_queues, specificity, unmatched_routes
 from cloche.errors import SettingsError
 from cloche.settings import Settings
@@ -166,3 +166,27 @@ def test_a_variable_that_celery_would_prefer_unseen_is_a_contradiction(
     with pytest.raises(SettingsError, match="CELERY_BROKER_URL") as caught:
         create_app(settings=settings(broker={"url": "redis://localhost/0"}))
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("transport", "broker", "results"),
+    [
+        ("cloche", "cloche+redis://localhost/3", "cloche+socket:///run/r.sock"),
+        ("stock", "redis://localhost/3", "redis+socket:///run/r.sock"),
+    ],
+)
+def test_an_existing_applications_redis_is_used_through_the_chosen_transport(
+    transport: str, broker: str, results: str
+) -> None:
+    app = Celery("theirs")
+    app.config_from_object(
+        {"broker_url": "redis://localhost/3", "result_backend": "redis+socket:///run/r.sock"}
+    )
+    for _ in range(2):
+        harden(app, settings(broker={"transport": transport}))
+        assert (app.conf.broker_url, app.conf.result_backend) == (broker, results)
+    restore(app)
+    assert app.conf.broker_url == "redis://localhost/3"
+    other = Celery("theirs", broker="amqp://localhost//", backend="rpc://")
+    harden(other, settings(broker={"transport": transport}))
+    assert (other.conf.broker_url, other.conf.result_backend) == ("amqp://localhost//", "rpc://")

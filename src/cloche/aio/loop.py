@@ -11,6 +11,7 @@ import atexit
 import os
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import wait
 from typing import Any, ClassVar
 
 from celery import signals
@@ -83,11 +84,21 @@ class LoopThread:
         self._ending = self.loop.create_task(self._end(), name="cloche-loop-end")
         self._ending.add_done_callback(lambda _: self.loop.stop())
 
+    def say_last_words(self) -> None:
+        """Run the last words now; the loop goes on. Returns within STOP_TIMEOUT."""
+        if self._stopping or self.here:
+            return
+        said = asyncio.run_coroutine_threadsafe(self._say_last_words(), self.loop)
+        wait([said], timeout=STOP_TIMEOUT)
+
+    async def _say_last_words(self) -> None:
+        for last in reversed(self._last_words):
+            await last()
+
     async def _end(self) -> None:
         try:
             async with asyncio.timeout(STOP_TIMEOUT):
-                for last in reversed(self._last_words):
-                    await last()
+                await self._say_last_words()
                 await self._cancel_all()
                 await self.loop.shutdown_asyncgens()
                 await self.loop.shutdown_default_executor()
@@ -128,10 +139,17 @@ def stop_loop(**_: Any) -> None:
         running.stop()
 
 
+def close_what_is_open(**_: Any) -> None:
+    """A worker in this process has stopped; the process itself may go on, and its loop too."""
+    running = LoopThread.running()
+    if running is not None:
+        running.say_last_words()
+
+
 # The threads of the parent do not exist in a forked child, and its lock may be held for ever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=LoopThread._forget)
 atexit.register(stop_loop)
-# A prefork child leaves by os._exit; threads and solo run in the worker's own process.
+# A prefork child leaves by os._exit, without a thought for atexit.
 signals.worker_process_shutdown.connect(stop_loop, weak=False, dispatch_uid="cloche-loop")
-signals.worker_shutdown.connect(stop_loop, weak=False, dispatch_uid="cloche-loop")
+signals.worker_shutdown.connect(close_what_is_open, weak=False, dispatch_uid="cloche-loop")

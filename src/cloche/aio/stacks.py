@@ -3,17 +3,17 @@
 ``current_task`` and ``self.request`` live on stacks that Celery keys by thread. A thousand
 coroutines share one thread, so in this pool the key is the run that the current context
 belongs to: it holds across awaits, in child tasks and in ``asyncio.to_thread``. Elsewhere
-(no run in the context) the key stays the thread.
+(no run in the context) the key stays what it is for Celery: the thread, or the greenlet.
 """
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from threading import get_ident
 from typing import Any
 
 from celery._state import _task_stack
 from celery.app.task import Task
+from celery.utils.threads import get_ident
 
 from cloche.errors import SettingsError
 

@@ -205,6 +205,8 @@ class Tracer:
         if isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit):
             einfo = ExceptionInfo((type(exc), exc, exc.__traceback__))
             return Outcome(None, einfo, None, stock.TraceInfo(states.FAILURE, exc)), None
+        if isinstance(exc, asyncio.CancelledError):
+            exc = failing.stray_cancellation(self.task, exc)
         failing.trim(exc)
         if failing.retries_by_itself(self.task, exc):
             exc = await self.store.call(failing.autoretry, self.task, exc)

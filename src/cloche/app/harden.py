@@ -19,7 +19,12 @@ from cloche.app.task import Task
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
 from cloche.settings import load, mask_url
-from cloche.settings.celery_keys import CeleryDefault, celery_defaults, plain_url
+from cloche.settings.celery_keys import (
+    CeleryDefault,
+    celery_defaults,
+    plain_url,
+    transport_url,
+)
 from cloche.settings.model import Settings
 
 #: Task modules of the families Cloche ships; imported by the worker, never from here.
@@ -66,7 +71,9 @@ def create_app(name: str = "cloche", settings: Settings | None = None, **options
 
 
 def harden(app: Celery, settings: Settings | None = None) -> Hardened:
-    """Fill in what ``app`` has not set itself; change nothing that it has.
+    """Fill in what ``app`` has not set itself; change nothing that it has, except that its own
+    Redis URLs are used through Cloche's transport (the same server, queues and messages), unless
+    ``broker.transport`` is "stock".
 
     Call it after the application is configured and before it runs. Calling it again
     with other settings replaces what the first call set.
@@ -84,6 +91,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
             left.append(LeftAlone(default.key, app.conf[default.key], default.value))
             continue
         applied.append(default)
+    _use_transport(app, settings)
     notes = _refuse_contradiction(applied)
     _add_routes(app, settings)
     _add_families(app, settings)
@@ -93,6 +101,14 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     app.cloche_settings, app.cloche_hardened = settings, done
     connect_lifecycle(app)
     return done
+
+
+def _use_transport(app: Celery, settings: Settings) -> None:
+    """Put the application's own broker and result URLs through the transport of the settings."""
+    for key in ("broker_url", "result_backend"):
+        url = app.conf[key]
+        if isinstance(url, str) and (ours := transport_url(url, settings)) != url:
+            app.conf[key] = ours
 
 
 def found_settings() -> Settings:

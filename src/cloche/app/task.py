@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import celery
-
+from cloche.aio.task import AsyncTask
 from cloche.broker.publish_many import Published, map_delay, starmap_delay
 
 
-class Task(celery.Task):
-    """Celery's task, with bulk publish. On other brokers it publishes one by one."""
+class Task(AsyncTask):
+    """Celery's task for coroutines too, and with bulk publish.
+
+    On other brokers than ours it publishes one by one.
+    """
 
     abstract = True
 

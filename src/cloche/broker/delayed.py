@@ -6,6 +6,7 @@ clock decides when. Whatever clock the worker has, a message that waited is due.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ import redis
 from kombu.utils.json import dumps
 
 from cloche.broker import lua, message
+from cloche.broker.commands import send
 from cloche.broker.keys import Keys
 
 if TYPE_CHECKING:
@@ -117,6 +119,22 @@ def _rest(now_ms: int, eta: object) -> int | None:
 def _past(eta: object) -> str | None:
     moment = parse(eta)
     return None if moment is None else min(moment, datetime.now(UTC)).isoformat()
+
+
+def waiting(client: redis.Redis, keys: Keys, queue: str, limit: int) -> list[message.Envelope]:
+    """The ``limit`` messages of a queue that are due next, without those nobody can read.
+
+    Raises what redis-py raises.
+    """
+    ids = send(client, "ZRANGE", keys.delayed(queue), 0, limit - 1)
+    if not ids:
+        return []
+    found = []
+    for text in send(client, "HMGET", keys.delayed_messages(queue), *ids):
+        if text is not None:  # else it was promoted meanwhile
+            with contextlib.suppress(ValueError):
+                found.append(message.decode(text.partition(b":")[2]))
+    return found
 
 
 def revoke(client: redis.Redis, keys: Keys, task_id: str) -> int:

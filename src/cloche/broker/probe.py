@@ -51,6 +51,7 @@ def probe_with_retries(
     on_failure: Callable[[int, BrokerError, float], None],
     connect_timeout: float = 5,
     socket_timeout: float = 5,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> BrokerFacts:
     """``probe``, again and again while that may help.
 
@@ -66,7 +67,7 @@ def probe_with_retries(
                 raise
             delay = backoff.delay(attempt)
             on_failure(attempt, error, delay)
-        time.sleep(delay)
+        sleep(delay)
         attempt += 1
 
 

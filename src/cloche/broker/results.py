@@ -2,7 +2,7 @@
 
 Keys, values and notifications stay Celery's: stock clients read these results. Storing a state
 is one call (stock: GET, then SETEX + PUBLISH); calls of threads that finish together share a
-round trip; sending a task does not subscribe to its result, only waiting for it does.
+round trip; sending a task need not subscribe to its result (``subscribe_on_call``).
 """
 
 from __future__ import annotations
@@ -69,7 +69,14 @@ class _OneCall:
         return commit
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Nothing: whoever waits for the result subscribes then, and looks afterwards."""
+        """Listen for the result as Celery does, unless told that waiting is soon enough.
+
+        ``result_backend_transport_options = {"subscribe_on_call": False}`` saves each publish a
+        command: whoever waits for the result subscribes then, and looks afterwards.
+        """
+        options = self.app.conf.result_backend_transport_options or {}
+        if options.get("subscribe_on_call", True):
+            super().on_task_call(producer, task_id)  # type: ignore[misc]
 
     def writer(self) -> ResultWriter:
         """Stores states without blocking an event loop."""

@@ -8,13 +8,14 @@ from typing import Any
 import redis
 from kombu.transport import redis as stock
 
-from cloche.broker import dead_letters_celery, delayed_celery, transport_url
+from cloche.broker import dead_letters_celery, transport_url
 from cloche.broker.channel import Channel
 from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
+from cloche.broker.delayed_celery import extend_control
 from cloche.errors import BrokerError, BrokerFault
 
-__all__ = ["Transport", "dead_letters_celery", "delayed_celery"]
+__all__ = ["Transport", "dead_letters_celery"]
 
 
 class Transport(stock.Transport):
@@ -46,6 +47,7 @@ class Transport(stock.Transport):
 
         Raises BrokerError for a Redis Cluster, ReadOnlyError for a replica: Celery tries again.
         """
+        extend_control()
         connection = super().establish_connection()
         info = self._info()
         if str(info.get("cluster_enabled")) == "1":

@@ -13,6 +13,7 @@ from cloche.broker.choice import Choice, choose
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.broker.probe import probe_with_retries
 from cloche.errors import BrokerError
+from cloche.process.interrupt import Interrupt
 from cloche.process.spec import ProcessSpec
 from cloche.settings import Settings
 from cloche.settings.celery_keys import plain_url
@@ -69,14 +70,16 @@ def _asked(choice: Choice, wanted: BrokerSettings, say: Say) -> Broker:
     def failed(attempt: int, error: BrokerError, delay: float) -> None:
         say(f"{error.what} (try {attempt} of {wanted.start_tries}, again in {delay:g} s)")
 
-    facts = choice.facts or probe_with_retries(
-        url,
-        tries=wanted.start_tries,
-        backoff=_BETWEEN_TRIES,
-        on_failure=failed,
-        connect_timeout=wanted.connect_timeout,
-        socket_timeout=wanted.socket_timeout,
-    )
+    with Interrupt() as interrupt:
+        facts = choice.facts or probe_with_retries(
+            url,
+            tries=wanted.start_tries,
+            backoff=_BETWEEN_TRIES,
+            on_failure=failed,
+            connect_timeout=wanted.connect_timeout,
+            socket_timeout=wanted.socket_timeout,
+            sleep=interrupt.sleep,
+        )
     return Broker(url, f"{choice.kind} {facts.server} at {facts.url}", facts.persistent)
 
 

@@ -180,8 +180,12 @@ def _results(settings: Settings) -> Iterator[CeleryDefault]:
     )
     yield CeleryDefault(
         "result_backend_transport_options",
-        {"retry_policy": {"timeout": settings.broker.publish_timeout}},
-        "a publisher listens for the result first, and would try that for minutes",
+        {
+            "retry_policy": {"timeout": settings.broker.publish_timeout},
+            "subscribe_on_call": False,
+        },
+        "a publisher listens for the result first, and would try that for minutes; on Cloche's "
+        "backend only who waits for a result listens for it",
         "broker.publish_timeout",
     )
     yield CeleryDefault(

@@ -33,6 +33,7 @@ class Worker:
         pool: str = "asyncio",
         concurrency: int = 100,
         arguments: tuple[str, ...] = (),
+        environ: dict[str, str] | None = None,
         **conf: Any,
     ) -> None:
         self.name, self.pool = name, pool
@@ -56,6 +57,7 @@ class Worker:
             JOBS_POOL=pool,
             PYTHONPATH=str(ROOT),
             PYTHONWARNINGS="ignore",
+            **(environ or {}),
         )
         self.app = Celery("tests.integration.aio_pool.jobs", broker=broker)
         self.app.conf.update(

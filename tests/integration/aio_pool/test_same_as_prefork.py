@@ -37,6 +37,9 @@ class Events:
         if "uuid" in event:
             self.by_id[event["uuid"]].append(event)
 
+    def beats(self) -> int:
+        return self.heartbeats
+
     def close(self) -> None:
         self._receiver.should_stop = True
         self._thread.join(5)
@@ -116,7 +119,7 @@ def stories(asyncio_worker: Worker, prefork_worker: Worker) -> dict[str, dict[st
     told = {}
     for worker in (asyncio_worker, prefork_worker):
         events = Events(worker.app)
-        wait_for("a heartbeat", lambda heard=events: heard.heartbeats)
+        wait_for("a heartbeat", events.beats)
         results = {name: play(worker) for name, play in PLAYS.items()}
         roots = {name: result.id for name, result in results.items() if result}
         told[worker.pool] = _tell(worker, events, results, roots)

@@ -45,7 +45,7 @@ class Downloads:
         self._catalogue = Catalogue(database)
         # Until then the broker may still give the task of a dead worker to another one.
         hard = settings.families["download"].time_limit or 0
-        self._lost_after = max(hard, settings.broker.visibility_timeout) + 60
+        self._lost_after = max(hard, settings.broker.redelivery) + 60
 
     def request(
         self,
