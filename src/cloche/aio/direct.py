@@ -84,6 +84,8 @@ class DirectPath:
         self._store = BatchStore(consumer.pool.writers)
         self._does_info = strategy.logger.isEnabledFor(logging.INFO)
         self._open: dict[str, Any] = {}
+        #: Messages that took the direct way, and that took Celery's.
+        self.plain = self.others = 0
 
     # -- life, in the consumer's thread
 
@@ -140,7 +142,9 @@ class DirectPath:
                 self._hand_over(request)
             except Exception:
                 logger.exception("a message could not be handed to the pool: %r", request)
+        self.plain += len(batch) - len(others)
         if others:
+            self.others += len(others)
             self._hub.call(lambda: self._path.back(others))
 
     def _opened(self, one: Any) -> Any:

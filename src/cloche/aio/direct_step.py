@@ -53,8 +53,9 @@ class DirectStep(bootsteps.StartStopStep):  # type: ignore[misc]
             path.stop()
 
     def info(self, consumer: Any) -> dict[str, Any]:
-        """For ``inspect stats``."""
-        return {"direct_path": self._path is not None}
+        """For ``inspect stats``: messages that came directly, and that took Celery's way."""
+        path = self._path
+        return {"direct_path": path and {"plain": path.plain, "others": path.others}}
 
 
 def offered(consumer: Any) -> bool:

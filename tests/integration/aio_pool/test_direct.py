@@ -58,9 +58,15 @@ def _numbers(found: Worker, word: str) -> Counter[str]:
 def test_the_path_is_taken_and_an_option_switches_it_off(
     server: BrokerProcess, shared: Worker, tmp_path: Path
 ) -> None:
-    assert shared.ask("stats")["direct_path"]
-    with _worker(server, tmp_path, "off", transport={"direct_path": False}) as off:
-        assert not off.ask("stats")["direct_path"]
+    before = shared.ask("stats")["direct_path"]
+    shared.send("nothing").get(timeout=10)
+    shared.send("plain", 0).get(timeout=10)
+    after = shared.ask("stats")["direct_path"]
+    assert after == {"plain": before["plain"] + 1, "others": before["others"] + 1}
+    off_options = {"transport": {"direct_path": False}, "task_default_queue": "off"}
+    with _worker(server, tmp_path, "off", **off_options) as off:
+        off.send("nothing").get(timeout=10)
+        assert off.ask("stats")["direct_path"] is None
 
 
 def test_running_and_waiting_tasks_are_told_by_inspect(shared: Worker) -> None:
