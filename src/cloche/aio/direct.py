@@ -136,16 +136,34 @@ class DirectPath:
             if request is None:
                 others.append(one)
                 continue
+            if self._follows(request, one):
+                continue
             self._open[request.tag] = request
+            self.plain += 1
             try:
                 self._receive(request)
                 self._hand_over(request)
             except Exception:
                 logger.exception("a message could not be handed to the pool: %r", request)
-        self.plain += len(batch) - len(others)
         if others:
             self.others += len(others)
             self._hub.call(lambda: self._path.back(others))
+
+    def _follows(self, request: Any, one: Any) -> bool:
+        """Whether it has to wait for a run of the same task here: it is its retry.
+
+        A retry without a countdown comes back within a millisecond, before it is told that
+        the run before it has ended that way.
+        """
+        before = state.requests.get(request.id)
+        if before is None or before.time_start is None or not isinstance(before, type(request)):
+            return False
+        followed: bool = before.take_follower(one)
+        return followed
+
+    def follow(self, followers: list[Any]) -> None:
+        """What they waited for has ended. From any thread."""
+        self._loop.call_soon_threadsafe(self.deliver, followers)
 
     def _opened(self, one: Any) -> Any:
         """The request in a plain message, else None."""

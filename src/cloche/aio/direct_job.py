@@ -53,6 +53,10 @@ class DirectJob(Job):
         """Celery's request."""
         return self._request
 
+    def over(self) -> None:
+        """Its slot was given back."""
+        self._request.over()
+
     def call(self, which: str, *args: Any) -> None:
         """Call one of the request's methods."""
         getattr(self._request, _CALLBACKS[which])(*args)

@@ -7,6 +7,7 @@ again. Everything it does later (states, events, acknowledging) is Celery's own 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,10 @@ from cloche.aio.context import context_of
 from cloche.aio.direct_state import forget
 
 
+_lock = threading.Lock()
+_NONE: list[Any] = []
+
+
 class Line(Protocol):
     """Where a request came from, and what becomes of its message."""
 
@@ -32,6 +37,9 @@ class Line(Protocol):
 
     def message(self, envelope: dict[str, Any]) -> Any:
         """kombu's view of it, for those who ask."""
+
+    def follow(self, followers: list[Any]) -> None:
+        """Deliver what waited for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
     line, hostname, events = setting.line, setting.hostname, setting.eventer
     own_name, ignores = task.name, task.ignore_result
 
-    class DirectRequest(base):  # type: ignore[misc]
+    class DirectRequest(base):
         """A request of one task, fetched directly."""
 
         _app = setting.app
@@ -72,7 +80,9 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
         _task = task
         _type = own_name
         _eta = _expires = None
-        _line = line
+        acknowledged: Any = False
+        #: Messages of the same task that came while it ran; None: it is over.
+        followers: list[Any] | None = _NONE
 
         def __init__(self, envelope: dict[str, Any], payload: Any) -> None:
             headers = envelope["headers"]
@@ -176,6 +186,21 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
                 line.settle(self.tag)
             if task.send_events:
                 events.send("task-succeeded", uuid=self.id, result=told[1], runtime=told[2])
+
+        def over(self) -> None:
+            """Celery has been told how it ended."""
+            with _lock:
+                followers, self.followers = self.followers, None
+            if followers:
+                line.follow(followers)
+
+        def take_follower(self, one: Any) -> bool:
+            """Have ``one`` wait for our end; False if that has come."""
+            with _lock:
+                if self.followers is None:
+                    return False
+                self.followers = [*self.followers, one]
+                return True
 
         @property
         def on_ack(self) -> Any:

@@ -20,15 +20,17 @@ from celery.worker import state
 class SnapshotSet(weakref.WeakSet[Any]):
     """A weak set whose walks see the moment they began."""
 
+    data: set[weakref.ref[Any]]
+
     def __iter__(self) -> Iterator[Any]:
         # Copying a set of references is one step for all other threads.
-        for reference in self.data.copy():  # type: ignore[attr-defined]
+        for reference in self.data.copy():
             found = reference()
             if found is not None:
                 yield found
 
 
-class RecentSet(LimitedSet):  # type: ignore[misc]
+class RecentSet(LimitedSet):
     """Celery's set of recently finished tasks, which drops the oldest in bulk.
 
     Celery's own looks for old ones at each addition once it is full.

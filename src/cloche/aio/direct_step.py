@@ -14,7 +14,7 @@ from cloche.aio.direct_state import collect_less, make_walkable
 logger = get_logger("cloche.aio")
 
 
-class DirectStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class DirectStep(bootsteps.StartStopStep):
     """After Celery's ``Tasks``, which has made the consumer and not yet begun to consume."""
 
     requires = (Tasks,)

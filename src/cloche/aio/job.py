@@ -78,6 +78,9 @@ class Job:
         """Begin at once, in the loop's thread: only for direct jobs."""
         raise NotImplementedError
 
+    def over(self) -> None:
+        """Its slot was given back."""
+
     def call(self, which: str, *args: Any) -> None:
         """Call one of Celery's callbacks, if it was given."""
         callback = self._callbacks[which]

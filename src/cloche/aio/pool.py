@@ -271,6 +271,7 @@ class TaskPool(BasePool):
         self._jobs.discard(job)
         self._renewal.count()
         job.lane.release()
+        job.over()
 
     def _forget(self, job: Job) -> None:
         job.settled = True

@@ -43,6 +43,7 @@ class Link(asyncio.Protocol):
     def __init__(self, on_lost: Callable[[BaseException], None]) -> None:
         self._on_lost = on_lost
         self._transport: Any = None
+        self._writer: Any = None
         self._reader: Any = None
         self._waiting: deque[_Batch] = deque()
 
@@ -56,7 +57,7 @@ class Link(asyncio.Protocol):
         connection = await asynchronous(pool)
         await connection.connect()  # type: ignore[no-untyped-call]
         # Kept, because the end of a writer nobody knows closes its transport.
-        self._writer: Any = connection._writer
+        self._writer = connection._writer
         connection._reader = connection._writer = None
         self._reader = hiredis.Reader(
             protocolError=redis.exceptions.InvalidResponse, replyError=_parse_error

@@ -43,7 +43,7 @@ class ResultWriter:
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self._pool: redis.ConnectionPool = backend.client.connection_pool
-        self._prefix: bytes = backend.get_key_for_task("x")[:-1]
+        self._prefix: str = bytes_to_str(backend.get_key_for_task("x"))[:-1]
         self._link = Link(lambda error: None)
         self._waiting: list[_Store] = []
         self._sending: asyncio.Task[None] | None = None
@@ -69,7 +69,7 @@ class ResultWriter:
                 "value too large for Redis backend", state=state, task_id=task_id
             )
         seconds = backend.failure_expires if state == states.FAILURE else backend.expires
-        key = self._prefix + task_id.encode()
+        key = self._prefix + task_id
         loop = asyncio.get_running_loop()
         one = _Store(key, value, int(seconds or 0), loop.create_future())
         self._waiting.append(one)
@@ -180,7 +180,7 @@ class ResultWriter:
                 lua.STORE.command(
                     [one.key],
                     [one.value, one.seconds, one.seen],
-                    text=text,  # type: ignore[list-item]
+                    text=text,
                 )
                 for one in batch
             ]
@@ -220,7 +220,7 @@ class _Store:
     __slots__ = ("future", "key", "reply", "seconds", "seen", "value")
 
     def __init__(
-        self, key: bytes, value: str | bytes, seconds: int, future: asyncio.Future[None]
+        self, key: str, value: str | bytes, seconds: int, future: asyncio.Future[None]
     ) -> None:
         self.key = key
         self.value = value
