@@ -21,7 +21,6 @@ from celery.worker.request import create_request_cls
 from cloche.aio.context import context_of
 from cloche.aio.direct_state import forget
 
-
 _lock = threading.Lock()
 _NONE: list[Any] = []
 

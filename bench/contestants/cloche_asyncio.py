@@ -1,0 +1,41 @@
+"""Cloche's asyncio pool under stock Celery's worker command."""
+
+from __future__ import annotations
+
+from bench.contestant import SETTINGS, Contestant, Setting
+
+_APP = "bench.apps.cloche_asyncio"
+_POOL = "cloche.aio.pool:TaskPool"
+
+
+def _asyncio(
+    name: str,
+    concurrency: int,
+    benchmarks: tuple[str, ...],
+    *,
+    copies: int = 1,
+    share: float = 1.0,
+    settings: tuple[Setting, ...] = SETTINGS,
+) -> Contestant:
+    """As contestants/cloche.py starts the other pools."""
+    return Contestant(
+        name=name,
+        worker=("celery", "-A", _APP, "worker", "-P", "custom", "-c", "{concurrency}"),
+        app=_APP,
+        benchmarks=benchmarks,
+        environment="own",
+        settings=settings,
+        production=("-E",),
+        concurrency=concurrency,
+        copies=copies,
+        share=share,
+        variables={"CELERY_CUSTOM_WORKER_POOL": _POOL, "BENCH_SLEEPER": "native"},
+    )
+
+
+CONTESTANTS = (
+    _asyncio("cloche asyncio 2 × 100", 100, ("drain",), copies=2, share=5),
+    _asyncio("cloche asyncio 1 × 100", 100, ("drain", "latency", "start"), share=3),
+    _asyncio("cloche asyncio 1 × 1000", 1000, ("sleepers", "latency-busy")),
+    _asyncio("cloche asyncio -c 1", 1, ("idle",)),
+)
