@@ -37,7 +37,6 @@ OVERDUE_SECONDS = 5
 #: task within its delivery; its acknowledgement is only made when the loop runs again.
 DELIVERY_BUDGET = 0.005
 
-
 #: Waits in vain after which a consumer looks into its queues without being called.
 LOOK_EVERY = 6
 
@@ -119,7 +118,7 @@ class Consuming:
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
-            self._tell_more()
+            self.tell_more()
         if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
             self.flush()
 
@@ -174,8 +173,6 @@ class Consuming:
         if not self._announced:
             self.claim.announce(self.own, self.consumed)
             self._announced = True
-            if self.direct is not None:
-                self.direct.consume(self.active_queues)
         if self.direct is not None:
             return
         if self._drained:
@@ -300,7 +297,7 @@ class Consuming:
                 delivered = True
             if time.monotonic() > until:
                 break
-        self._tell_more()
+        self.tell_more()
         return delivered
 
     def _next(self, one: Fetched) -> message.Envelope | None:
@@ -363,15 +360,12 @@ class Consuming:
         """Readable while fetched messages wait for delivery."""
         return self._more[0] if self._more else None
 
-    def _tell_more(self) -> None:
+    def tell_more(self) -> None:
+        """Have the poller deliver what is in the inbox."""
         if self.inbox and self._more is None:
             self._more = socket.socketpair()
             self._more[1].send(b"\0")
             self.connection.cycle.watch(self)
-
-    def deliver_soon(self) -> None:
-        """Messages were put into the inbox by others than a fetch of ours."""
-        self._tell_more()
 
     def deliver_more(self) -> None:
         """Called by the poller. Raises Empty as kombu's readers do."""

@@ -79,7 +79,7 @@ class Direct:
     def back(self, fetched: Iterable[Fetched]) -> None:
         """The channel delivers these after all."""
         self._channel.inbox.extend(fetched)
-        self._channel.deliver_soon()
+        self._channel.tell_more()
 
     # -- any thread
 
