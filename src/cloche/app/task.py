@@ -1,4 +1,7 @@
-"""The base class of tasks in applications made by :func:`cloche.create_app`."""
+"""The base class of tasks in applications made by :func:`cloche.create_app`.
+
+Applications that are only hardened get the quick ``apply_async`` alone.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,18 @@ from typing import Any
 import celery
 
 from cloche.broker.publish_many import Published, map_delay, starmap_delay
+from cloche.broker.publish_quick import quickly
 
 
 class Task(celery.Task):
-    """Celery's task, with bulk publish. On other brokers it publishes one by one."""
+    """Celery's task, with bulk publish. On other brokers it publishes one by one.
+
+    Calls without options are published from a template where that means the same.
+    """
 
     abstract = True
+
+    apply_async = quickly(celery.Task.apply_async)
 
     def map_delay(self, items: Iterable[Any], **options: Any) -> Published:
         """Send one task per item, its only argument; ``options`` as ``apply_async`` takes.
@@ -25,3 +34,9 @@ class Task(celery.Task):
     def starmap_delay(self, items: Iterable[Iterable[Any]], **options: Any) -> Published:
         """The same where each item is a tuple of all positional arguments."""
         return starmap_delay(self, items, **options)
+
+
+def publish_quickly(app: celery.Celery) -> None:
+    """Give the same ``apply_async`` to tasks of ``app`` whose class has Celery's own."""
+    if app.Task.apply_async is celery.Task.apply_async:
+        app.Task.apply_async = quickly(celery.Task.apply_async)

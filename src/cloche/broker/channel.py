@@ -83,6 +83,9 @@ class Channel(Consuming, stock.Channel):
     #: While set, messages are collected here instead of being sent: (queue, suffix, message).
     captured: list[Captured] | None = None
 
+    #: The same for broadcasts: (channels of the server, message).
+    captured_broadcasts: list[tuple[list[str], message.Envelope]] | None = None
+
     _own: redis.Redis | None = None
     _claim: Lease | None = None
 
@@ -125,6 +128,10 @@ class Channel(Consuming, stock.Channel):
     def _put_fanout(
         self, exchange: str, message: message.Envelope, routing_key: str, **kwargs: Any
     ) -> None:
+        if self.captured_broadcasts is not None:
+            topics = [str(topic) for topic in self._get_publish_topics(exchange, routing_key)]
+            self.captured_broadcasts.append((topics, message))
+            return
         if kwargs.get("_publish_batch") is None and self.events.take(
             exchange, message, routing_key
         ):

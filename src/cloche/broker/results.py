@@ -121,6 +121,11 @@ def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend 
     return found
 
 
+def waits_lazily(backend: Any) -> bool:
+    """Whether it does nothing for a result before somebody waits for it."""
+    return type(backend).on_task_call is _OneCall.on_task_call
+
+
 async def aget(
     result: Any,
     *,
