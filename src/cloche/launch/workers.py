@@ -11,6 +11,7 @@ from celery.platforms import SecurityWarning
 from celery.utils.nodenames import default_nodename, host_format
 
 from cloche.app import consumed_queues, declared_names
+from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
 from cloche.errors import SettingsError
 from cloche.launch import collector
@@ -21,6 +22,8 @@ from cloche.settings.model import WorkerSettings
 
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
+#: Pools of ours, by the name of Celery's they stand for.
+POOLS = {"threads": "cloche.app.thread:TaskPool"}
 #: Tasks at once in a threads worker that says nothing else.
 THREADS = 10
 
@@ -105,11 +108,12 @@ def run_worker(
         **app.conf.result_backend_transport_options,
         "retry_policy": {"max_retries": None, "interval_max": 5},
     }
+    collect_events(app)
     warnings.simplefilter("ignore", SecurityWarning)  # the lifecycle says it in one line
     instance = app.Worker(
         hostname=host_format(default_nodename(f"{name}@%h")),
         queues=queues,
-        pool_cls=worker.pool,
+        pool_cls=POOLS.get(worker.pool, worker.pool),
         concurrency=concurrency_of(worker),
         prefetch_multiplier=worker.prefetch,
         max_tasks_per_child=worker.max_tasks_per_child,
