@@ -191,8 +191,11 @@ class Channel(Consuming, stock.Channel):
             self._claim.join(self.own)
         return self._claim
 
-    def give_back(self, tags: Iterable[str]) -> None:
-        """Put messages in flight back to the front of their queues, marked redelivered."""
+    def give_back(self, tags: Iterable[str], *, mark: bool = True) -> None:
+        """Put messages in flight back to the front of their queues, marked redelivered.
+
+        Without ``mark`` they go as they came: nobody has seen them.
+        """
         claim = self.claim
         fields = [field_of(tag)[1] for tag in tags if claim.holds(tag)]
         # The first fetched goes last, so that it is the next to be popped.
@@ -200,7 +203,7 @@ class Channel(Consuming, stock.Channel):
         moves: list[str] = []
         for field, raw in zip(fields, self._texts(claim, fields), strict=True):
             if raw is not None:
-                moves += [field, key_of(field), _redelivered(raw)]
+                moves += [field, key_of(field), _redelivered(raw) if mark else ""]
         if moves:
             lua.REQUEUE.run(self.own, [claim.inflight], moves)
         claim.let_go(fields)

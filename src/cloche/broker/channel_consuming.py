@@ -47,6 +47,9 @@ PROMPT_SECONDS = 0.01
 #: Seconds between small fetches.
 FETCH_INTERVAL = 0.004
 
+#: Seconds after which what was fetched ahead and may not be delivered goes back to its queue.
+AHEAD_LIMIT = 0.1
+
 
 class Consuming:
     """The consuming half of a channel."""
@@ -79,6 +82,8 @@ class Consuming:
         self._announced = False
         self._send_text = False
         self._fetched_at = 0.0
+        self._wake_at = 0.0
+        self._delivering = False
         self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
@@ -114,9 +119,28 @@ class Consuming:
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
-            self._tell_more()
+        if self.inbox:
+            self._go_on()
         if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
             self.flush()
+
+    def _go_on(self) -> None:
+        """Deliver more of what was fetched ahead, or give it back when that takes too long."""
+        if self.qos.may_deliver():
+            self._tell_more()
+        elif (rest := self._fetched_at + AHEAD_LIMIT - time.monotonic()) > 0:
+            self._wake_once(rest)
+        else:
+            undelivered = [*self.inbox]
+            self.inbox.clear()
+            self.give_back([self.tag(one.field) for one in undelivered], mark=False)  # type: ignore[attr-defined]
+
+    def _wake_once(self, seconds: float) -> None:
+        """Have the event loop turn then, if there is one and it was not told already."""
+        now = time.monotonic()
+        if self.wake_later is not None and not now < self._wake_at <= now + seconds:
+            self._wake_at = now + seconds
+            self.wake_later(seconds)
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
@@ -179,12 +203,14 @@ class Consuming:
 
         Only where an event loop wakes us, only when most of what may be held is held.
         """
-        if self.wake_later is None or 2 * wanted >= self.qos.prefetch_count:
+        if self.wake_later is None or 2 * wanted >= self.qos.prefetch_count + self.qos.ahead:
             return False
+        if self.inbox:
+            return True  # there is work; each that ends brings us here again
         rest = self._fetched_at + FETCH_INTERVAL - time.monotonic()
         if rest <= 0:
             return False
-        self.wake_later(rest)
+        self._wake_once(rest)
         return True
 
     @property
@@ -275,11 +301,27 @@ class Consuming:
 
     # -- delivering
 
+    def deliver_next(self) -> None:
+        """A place is free: fill it before the event loop polls, not a turn later."""
+        if self._delivering or self.wake_later is None:
+            return
+        try:
+            self.deliver()
+        except ERRORS as error:
+            self.failed(error)
+
     def deliver(self) -> bool:
         """Deliver what was fetched, as much as the budget allows; whether anything was."""
+        self._delivering = True
+        try:
+            return self._deliver()
+        finally:
+            self._delivering = False
+
+    def _deliver(self) -> bool:
         until = time.monotonic() + DELIVERY_BUDGET
         delivered = False
-        while self.inbox:
+        while self.inbox and self.qos.may_deliver():
             one = self.inbox.popleft()
             try:
                 envelope = self._next(one)
@@ -291,7 +333,8 @@ class Consuming:
                 delivered = True
             if time.monotonic() > until:
                 break
-        self._tell_more()
+        if self.inbox:
+            self._go_on()
         return delivered
 
     def _next(self, one: Fetched) -> message.Envelope | None:
