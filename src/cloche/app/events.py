@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -18,17 +19,20 @@ MOMENT = 0.02
 MOST = 500
 
 
-class Dispatcher(EventDispatcher):  # type: ignore[misc]
+class Dispatcher(EventDispatcher):
     """Celery's, which flushes with every turn of the event loop and after 24 events."""
+
+    on_send_buffered: Callable[[], Any] | None
 
     def __init__(self, *args: Any, buffer_limit: int = MOST, **options: Any) -> None:
         super().__init__(*args, buffer_limit=buffer_limit, **options)
-        if self.on_send_buffered is not None and get_event_loop() is not None:
-            self.on_send_buffered = self._plan
+        self._tell = self.on_send_buffered
+        if self._tell is not None and get_event_loop() is not None:
+            self._tell = self._plan
         self._planned = False
         self._offset = (0.0, 0)
 
-    def send(self, type: str, *args: Any, **fields: Any) -> Any:  # noqa: A002 (Celery's name)
+    def send(self, type: str, *args: Any, **fields: Any) -> Any:
         """Send or collect an event, as Celery's does."""
         if args or _SPECIAL & fields.keys() or type not in _OF_TASKS or not self.buffer_group:
             return super().send(type, *args, **fields)
@@ -36,7 +40,7 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]
             self._collect(type, fields)
         return None
 
-    def _collect(self, type: str, fields: dict[str, Any]) -> None:  # noqa: A002
+    def _collect(self, type: str, fields: dict[str, Any]) -> None:
         now = time.time()
         fields.update(
             hostname=self.hostname,
@@ -50,8 +54,8 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]
         waiting.append(fields)
         if len(waiting) >= self.buffer_limit:
             self.flush()
-        elif self.on_send_buffered:
-            self.on_send_buffered()
+        elif self._tell is not None:
+            self._tell()
 
     def _utcoffset(self, now: float) -> int:
         """Celery's, asked once a second."""
@@ -82,7 +86,7 @@ _OF_TASKS = frozenset(
 )
 
 
-class Events(stock.Events):  # type: ignore[misc]
+class Events(stock.Events):
     """``app.events`` with that dispatcher."""
 
     dispatcher_cls = Dispatcher

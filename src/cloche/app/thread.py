@@ -11,7 +11,7 @@ from celery.concurrency.base import apply_target
 from cloche.broker import results_later
 
 
-class TaskPool(thread.TaskPool):  # type: ignore[misc]
+class TaskPool(thread.TaskPool):
     """Celery's, see :mod:`cloche.broker.results_later`. Other backends store as ever."""
 
     def on_apply(
