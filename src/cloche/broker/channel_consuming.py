@@ -13,13 +13,13 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import redis
 from kombu.transport.redis import Empty, _socket_readable
 
 from cloche.broker import delayed, message
+from cloche.broker.channel_ahead import Ahead
 from cloche.broker.commands import send
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.lease import SUSPECT, field_of
@@ -47,11 +47,8 @@ PROMPT_SECONDS = 0.01
 #: Seconds between small fetches.
 FETCH_INTERVAL = 0.004
 
-#: Seconds after which what was fetched ahead and may not be delivered goes back to its queue.
-AHEAD_LIMIT = 0.1
 
-
-class Consuming:
+class Consuming(Ahead):
     """The consuming half of a channel."""
 
     # What it uses of kombu's channel and of ours.
@@ -81,9 +78,7 @@ class Consuming:
         self._drained = False
         self._announced = False
         self._send_text = False
-        self._fetched_at = 0.0
-        self._wake_at = 0.0
-        self._delivering = False
+        self.start_ahead()
         self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
@@ -120,27 +115,9 @@ class Consuming:
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
         if self.inbox:
-            self._go_on()
+            self.go_on()
         if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
             self.flush()
-
-    def _go_on(self) -> None:
-        """Deliver more of what was fetched ahead, or give it back when that takes too long."""
-        if self.qos.may_deliver():
-            self._tell_more()
-        elif (rest := self._fetched_at + AHEAD_LIMIT - time.monotonic()) > 0:
-            self._wake_once(rest)
-        else:
-            undelivered = [*self.inbox]
-            self.inbox.clear()
-            self.give_back([self.tag(one.field) for one in undelivered], mark=False)  # type: ignore[attr-defined]
-
-    def _wake_once(self, seconds: float) -> None:
-        """Have the event loop turn then, if there is one and it was not told already."""
-        now = time.monotonic()
-        if self.wake_later is not None and not now < self._wake_at <= now + seconds:
-            self._wake_at = now + seconds
-            self.wake_later(seconds)
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
@@ -207,17 +184,11 @@ class Consuming:
             return False
         if self.inbox:
             return True  # there is work; each that ends brings us here again
-        rest = self._fetched_at + FETCH_INTERVAL - time.monotonic()
+        rest = self.fetched_at + FETCH_INTERVAL - time.monotonic()
         if rest <= 0:
             return False
-        self._wake_once(rest)
+        self.wake_once(rest)
         return True
-
-    @property
-    def wake_later(self) -> Callable[[float], Any] | None:
-        """Makes the event loop turn after some seconds; None without an event loop."""
-        found: Callable[[float], Any] | None = self.connection.wake_later
-        return found
 
     def _send_wait(self) -> None:
         bells = [self.keys.bell(queue) for queue in self.active_queues]
@@ -239,7 +210,7 @@ class Consuming:
             claim.acks.take(),
             self.queue_order_strategy == "round_robin",
         )
-        self._fetched_at = time.monotonic()
+        self.fetched_at = time.monotonic()
         self._send(*fetch.command(text=self._send_text))
 
     def _send(self, *words: Any) -> None:
@@ -301,24 +272,8 @@ class Consuming:
 
     # -- delivering
 
-    def deliver_next(self) -> None:
-        """A place is free: fill it before the event loop polls, not a turn later."""
-        if self._delivering or self.wake_later is None:
-            return
-        try:
-            self.deliver()
-        except ERRORS as error:
-            self.failed(error)
-
-    def deliver(self) -> bool:
-        """Deliver what was fetched, as much as the budget allows; whether anything was."""
-        self._delivering = True
-        try:
-            return self._deliver()
-        finally:
-            self._delivering = False
-
-    def _deliver(self) -> bool:
+    def deliver_some(self) -> bool:
+        """Deliver as much as the budget and the prefetch limit allow; whether anything was."""
         until = time.monotonic() + DELIVERY_BUDGET
         delivered = False
         while self.inbox and self.qos.may_deliver():
@@ -334,14 +289,14 @@ class Consuming:
             if time.monotonic() > until:
                 break
         if self.inbox:
-            self._go_on()
+            self.go_on()
         return delivered
 
     def _next(self, one: Fetched) -> message.Envelope | None:
         if not self.claim.holds(self.tag(one.field)):
             return None  # the lease was lost meanwhile
         if one.queue not in self.active_queues:
-            self.give_back([self.tag(one.field)])  # type: ignore[attr-defined]
+            self.give_back([self.tag(one.field)])
             return None
         envelope = self.opened(one)
         if envelope is None or self._kept_apart(one, envelope):
@@ -397,11 +352,14 @@ class Consuming:
         """Readable while fetched messages wait for delivery."""
         return self._more[0] if self._more else None
 
-    def _tell_more(self) -> None:
+    def tell_more(self) -> None:
         if self.inbox and self._more is None:
             self._more = socket.socketpair()
             self._more[1].send(b"\0")
-            self.connection.cycle.watch(self)
+            try:
+                self.connection.cycle.watch(self)
+            except ValueError:  # the event loop is being closed or made anew
+                self._stop_telling()
 
     def deliver_more(self) -> None:
         """Called by the poller. Raises Empty as kombu's readers do."""
@@ -428,7 +386,7 @@ class Consuming:
         self._suspects.clear()
         if undelivered:
             try:
-                self.give_back([self.tag(one.field) for one in undelivered])  # type: ignore[attr-defined]
+                self.give_back([self.tag(one.field) for one in undelivered])
             except ERRORS:
                 self.claim.let_go(one.field for one in undelivered)  # the keeper returns them
 

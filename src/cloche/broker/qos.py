@@ -8,6 +8,8 @@ from typing import Any
 
 from kombu.transport import virtual
 
+from cloche.broker import results_later
+
 #: Messages fetched at once where the consumer set no limit.
 FETCH_LIMIT = 100
 
@@ -30,8 +32,9 @@ class QoS(virtual.QoS):
 
     @property
     def used(self) -> int:
-        """Messages delivered and not settled."""
-        return len(self._delivered) - len(self._dirty)
+        """Messages delivered whose tasks have not run; those that only wait for their result
+        to be stored hold no place."""
+        return max(0, len(self._delivered) - len(self._dirty) - results_later.finished())
 
     @property
     def ahead(self) -> int:
@@ -39,7 +42,7 @@ class QoS(virtual.QoS):
 
         As many as ended lately within AHEAD seconds: none where tasks take long.
         """
-        if self.channel.connection.wake_later is None or "can_consume" in self.__dict__:
+        if self.channel.wake_later is None or "can_consume" in self.__dict__:
             return 0
         seconds = time.monotonic() - self._since
         if seconds >= WINDOW:

@@ -14,7 +14,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from celery import signals, states
 from celery._state import get_current_task
@@ -44,6 +44,11 @@ class Committer:
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     @property
+    def waiting(self) -> int:
+        """Results that wait."""
+        return self._waiting
+
+    @property
     def full(self) -> bool:
         """Whether threads had better wait."""
         return self._waiting >= WAITING
@@ -53,6 +58,8 @@ class Committer:
         with self._changed:
             self._waiting += 1
         self._queue.put((one, then))
+        for listener in tuple(_listeners):
+            listener.place_is_free()
 
     def drain(self, seconds: float | None = None) -> bool:
         """Wait until all is stored; False if it was not within ``seconds``."""
@@ -88,6 +95,13 @@ class Committer:
         self._backend.ensure(self._backend.store_now, (one.key, one.value, one.seconds))
 
 
+class Listener(Protocol):
+    """Told from any thread that a task has run and only its result is not stored yet."""
+
+    def place_is_free(self) -> None: ...
+
+
+_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
 _committers: weakref.WeakKeyDictionary[Any, dict[str, Committer]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -109,6 +123,16 @@ def _committer(backend: Any) -> Committer:
             of_app = _committers.setdefault(backend.app, {})
             found = of_app.get(backend.url) or of_app.setdefault(backend.url, Committer(backend))
     return found
+
+
+def listen(listener: Listener) -> None:
+    """Tell it, as long as it lives."""
+    _listeners.add(listener)
+
+
+def finished() -> int:
+    """Tasks of this process that have run and whose results are not stored yet."""
+    return sum(one.waiting for of_app in list(_committers.values()) for one in of_app.values())
 
 
 def drain(app: Any) -> None:

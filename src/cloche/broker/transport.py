@@ -34,6 +34,9 @@ class Transport(stock.Transport):
     #: Set by an event loop; see :meth:`Consuming.wake_later`.
     wake_later: Callable[[float], Any] | None = None
 
+    #: Set by an event loop: has it call a function, from any thread.
+    call_soon: Callable[[Callable[[], None]], Any] | None = None
+
     def __init__(self, client: Any, **kwargs: Any) -> None:
         transport_url.check(client)
         if transport_url.scheme_of(client).startswith("sentinel"):
@@ -73,6 +76,7 @@ class Transport(stock.Transport):
         """Be driven by Celery's event loop."""
         super().register_with_event_loop(connection, loop)
         self.wake_later = lambda seconds: loop.call_later(seconds, int)
+        self.call_soon = loop.call_soon
 
     def _collect(self, connection: Any) -> None:
         """Called by kombu after a connection error, instead of closing in good order."""
