@@ -15,6 +15,7 @@ from celery import Celery, chord, signals
 from celery.result import AsyncResult
 
 from cloche.app.task import Task
+from cloche.broker.commands import send
 from cloche.broker.publish_many import map_delay
 from cloche.broker.results_later import unwatched
 from cloche.testing import BrokerProcess
@@ -121,14 +122,14 @@ def test_a_thread_goes_on_while_a_result_waits_and_the_message_is_held_until_it_
     sent = [bench.app.send_task(f"{APP}.record", [0])]
     wait_until(lambda: store.exists(f"celery-task-meta-{sent[0].id}"), "the first is stored")
     wait_until(lambda: bench.inflight() == 0, "the first is settled")
-    store.execute_command("CLIENT", "PAUSE", 3000, "WRITE")
+    send(store, "CLIENT", "PAUSE", 3000, "WRITE")
     sent += [bench.app.send_task(f"{APP}.record", [number]) for number in (1, 2)]
     wait_until(lambda: bench.done(3), "the thread went on to the third")
     assert bench.inflight() == 2  # run, and not acknowledged
     assert not store.exists(f"celery-task-meta-{sent[1].id}")
     wait_until(lambda: bench.inflight() == 0, "all are settled")
     for one in sent:
-        assert json.loads(store.get(f"celery-task-meta-{one.id}"))["status"] == "SUCCESS"
+        assert json.loads(store.get(f"celery-task-meta-{one.id}") or "{}")["status"] == "SUCCESS"
     store.close()
 
 
@@ -221,3 +222,8 @@ def test_celerys_result_reader_sees_deferred_results(bench: Bench) -> None:
     found: AsyncResult[int] = app.send_task(f"{APP}.add", [20, 22])
     assert found.get(timeout=20) == 42
     app.close()
+
+
+def test_a_worker_does_not_read_the_heartbeats_of_others(bench: Bench) -> None:
+    cloche_worker(bench, 1, worker_send_task_events=True)
+    assert send(bench.client, "PUBLISH", "/0.celeryev/worker.heartbeat", "{}") == 0
