@@ -35,7 +35,7 @@ from cloche.broker.publish_template import (
     check_arguments,
     new_ids,
 )
-from cloche.broker.results import waits_lazily
+from cloche.broker.results import needs_no_producer
 
 #: Seconds a template is used before Celery makes a new one.
 REFRESH = 60.0
@@ -102,6 +102,8 @@ class QuickPublisher:
     ) -> None:
         app, template = self._task.app, ready.template
         values = template.values(task_id, args, kwargs, reply=app.thread_oid)
+        if not self._task.ignore_result:
+            app.backend.on_task_call(None, task_id)
         broadcasts = []
         if ready.event is not None:
             event = ready.event.fill(values, app.clock.forward())
@@ -211,11 +213,11 @@ def _plain_task(task: Any) -> bool:
         and type(app.amqp.router) is Router
         and all(type(route) is MapRoute for route in app.amqp.routes)
         and registry._encoders["json"].encoder is dumps
-        # Others prepare for each result before its task is sent.
+        # Others prepare for each result with the task's producer.
         and (
             task.ignore_result
             or backend.on_task_call is Backend.on_task_call
-            or waits_lazily(app.backend)
+            or needs_no_producer(app.backend)
         )
     )
 

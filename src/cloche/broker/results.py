@@ -125,8 +125,8 @@ def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend 
     return found
 
 
-def waits_lazily(backend: Any) -> bool:
-    """Whether it does nothing for a result before somebody waits for it."""
+def needs_no_producer(backend: Any) -> bool:
+    """Whether what it does for a result before its task is sent needs no producer."""
     return type(backend).on_task_call is _OneCall.on_task_call
 
 

@@ -312,3 +312,13 @@ def test_a_class_with_an_apply_async_of_its_own_keeps_it(bench: Bench) -> None:
     harden(app, Settings.model_validate({"broker": {"url": bench.url}}))
     assert declare(app).delay(1) == "mine"
     app.close()
+
+
+def test_a_publisher_that_listens_for_results_has_subscribed_to_each(
+    bench: Bench, task: Any
+) -> None:
+    assert task.app.conf.result_backend_transport_options == {}  # by default it does
+    result = task.delay(1)
+    assert was_quick(task)
+    channel = f"celery-task-meta-{result.id}"
+    wait_until(lambda: bench.client.pubsub_numsub(channel)[0][1] == 1, "subscribed")
