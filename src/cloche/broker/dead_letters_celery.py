@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from celery import signals
+from celery.app.task import Task
 
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.outage import ERRORS
+
+#: Celery's name for the place where a worker's class of requests is named; strategies read it when
+#: the consumer has connected. By name: a producer is spared what it imports.
+if Task.Request == "celery.worker.request:Request":
+    Task.Request = "cloche.broker.lost_process:Request"
 
 
 @signals.task_unknown.connect

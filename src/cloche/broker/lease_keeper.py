@@ -38,6 +38,10 @@ TERM = 1.5
 #: Seconds between rounds at least, unless more is due than one round promotes.
 LEAST_PAUSE = 0.01
 
+#: Seconds a new leader waits before it calls anybody dead, a part of the lease at most. After an
+#: outage of the server all leases have run out, of consumers that are alive and on their way back.
+GRACE = 5.0
+
 #: Due messages promoted in one call; while there are more, the next call follows at once.
 PROMOTED = 500
 
@@ -67,6 +71,8 @@ class LeaseKeeper:
         self._renew_at = 0.0
         self._tick_at = 0.0
         self._busy_until = 0.0
+        self._led_at = -TERM
+        self._judges_from = 0.0
         self._unknown: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="cloche-lease", daemon=True)
 
@@ -161,6 +167,13 @@ class LeaseKeeper:
         if moves:
             lua.REQUEUE.run(self._client, [self._lease.inflight], moves)
 
+    def _judges(self) -> bool:
+        """Whether we have led for long enough to know who is dead."""
+        now = time.monotonic()
+        if now - self._led_at >= TERM:
+            self._judges_from = now + min(GRACE, self._lease.seconds / 2)
+        return now >= self._judges_from
+
     def _tick(self) -> None:
         lease, keys = self._lease, self._lease.keys
         reply = lua.TICK.run(
@@ -172,6 +185,7 @@ class LeaseKeeper:
                 keys.prefix,
                 PROMOTED,
                 FORGET_QUEUE * 1000,
+                int(self._judges()),
                 *keys.suffixes,
             ],
         )
@@ -179,7 +193,7 @@ class LeaseKeeper:
             self._tick_at = time.monotonic() + FOLLOWER_PERIOD
             return
         promoted, rung, next_due, *dead = reply
-        now = time.monotonic()
+        now = self._led_at = time.monotonic()
         if promoted or rung:
             self._busy_until = now + BUSY_SECONDS
         pause = LEADER_PERIOD if now < self._busy_until else IDLE_PERIOD
