@@ -127,9 +127,10 @@ class Row:
 
     def since(self, moment: float) -> float:
         """Seconds from ``moment`` to the end of the first task that started after it."""
-        started = {e.run for e in self.bench.ledger.effects("start") if e.at >= moment}
-        ends = [e.at for e in self.bench.ledger.effects("end") if e.run in started]
-        return min(ends) - moment if ends else float("inf")
+        effects = self.bench.ledger.effects()
+        began = {(e.run, e.pid) for e in effects if e.word == "start" and e.at >= moment}
+        ends = [e.at for e in effects if e.word == "end" and (e.run, e.pid) in began]
+        return min(at for at in ends if at >= moment) - moment
 
     def recovery_of_later(self, held: Iterable[int]) -> Callable[[], float]:
         """Asked at the end: seconds from the fault until the last of those numbers had ended."""
@@ -162,6 +163,8 @@ class Row:
         wait_until(lambda: set(bench.ledger.count("end")) >= must, "all tasks ran", PATIENCE)
         wait_until(lambda: self._empty(), "nothing in flight, nothing left behind")
         repeats, forgiven = self._repeats(late=late)
+        if seconds is None and not self._began_after(self.ended):
+            self._probe()  # the load was done by then
         taken = self.since(self.ended) if seconds is None else seconds
         if callable(taken):
             taken = taken()
@@ -178,6 +181,14 @@ class Row:
         )
         self._check_resources()
         return measured
+
+    def _began_after(self, moment: float) -> bool:
+        return any(e.at >= moment for e in self.bench.ledger.effects("start"))
+
+    def _probe(self) -> None:
+        number = self.load.tasks
+        self.bench.send(number)
+        wait_until(lambda: self.bench.ledger.count("end")[number], "one more task ran")
 
     def _empty(self) -> bool:
         client = self.bench.client

@@ -13,7 +13,7 @@ import redis
 
 from cloche.broker.dead_letters import DeadLetter, DeadLetters
 from tests.chaos.conftest import Report
-from tests.chaos.measure import CONCURRENCY, TASKS, WHOLE, Allowed, Load, Row, inflight_of
+from tests.chaos.measure import CONCURRENCY, TASKS, Allowed, Load, Row, inflight_of
 from tests.integration.transport.harness import Bench, Worker, wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300 + TASKS)]
@@ -72,9 +72,8 @@ def test_row_3_a_worker_stopped_past_its_lease(bench: Bench, report: Report, poo
     row.end()
     stopped.signal(signal.SIGCONT)
     wait_until(lambda: "lease lost" in stopped.log, "it noticed")
-    # With threads those its pool begins in the instant before it notices: docs/transport.md.
-    duplicates = CONCURRENCY if pool == "prefork" else 2 * CONCURRENCY
-    report(row.finish(Allowed(duplicates, 10, 20), late=True))
+    seconds = time.time() - row.ended
+    report(row.finish(Allowed(CONCURRENCY, 10, 20), seconds=seconds, late=True))
     assert "fenced" in stopped.log
 
 
@@ -121,24 +120,22 @@ class Supervised:
 
 
 def test_row_6_a_task_that_always_kills_its_worker(bench: Bench, report: Report) -> None:
-    lease = 6.0 if WHOLE else LEASE
+    lease = 6.0
     bench.options["lease"] = lease
-    first = Supervised(bench, CONCURRENCY)
-    second = bench.worker("prefork", CONCURRENCY)
+    both = [Supervised(bench, CONCURRENCY) for _ in range(2)]
     row = Row(6, "task that always kills its worker", bench, Load(bench))
     row.under_way()
     row.begin()
     bench.send(KILLER, "kill_worker")
 
     def dead() -> bool:
-        first.watch()
+        for one in both:
+            one.watch()
         return bool(letters(bench))
 
     wait_until(dead, "it is a dead letter", 6 * lease + 60)
     began = min(e.at for e in bench.ledger.effects("start") if e.number == KILLER)
     seconds = letters(bench)[0].at - began
-    if not second.alive:
-        second = bench.worker("prefork", CONCURRENCY)
     # Each of three deaths repeats what ran beside it, and the killer itself runs twice more.
     # A death is found in a round of the leader, half a second apart.
     allowed = Allowed(2 + 3 * CONCURRENCY, 3 * (lease + 0.5), 60)

@@ -185,6 +185,11 @@ class Channel(Consuming, stock.Channel):
             self._claim.join(self.own)
         return self._claim
 
+    def wait_if_doubtful(self) -> None:
+        """Before work begins; see :meth:`Lease.wait_if_doubtful`."""
+        if self._claim is not None:
+            self._claim.wait_if_doubtful()
+
     def give_back(self, tags: Iterable[str]) -> None:
         """Put messages in flight back to the front of their queues, marked redelivered."""
         claim = self.claim

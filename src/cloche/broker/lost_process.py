@@ -1,4 +1,6 @@
-"""A pool process that died with a task: the message goes back, counted; the third is the last.
+"""What Celery's worker knows of a message while it works on it.
+
+A pool process that died with a task: the message goes back, counted; the third is the last.
 
 Where ``task_reject_on_worker_lost`` is set, Celery puts such a message back, without end
 (celery/worker/request.py, ``Request.on_failure``).
@@ -7,6 +9,7 @@ Where ``task_reject_on_worker_lost`` is set, Celery puts such a message back, wi
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -44,6 +47,13 @@ class Request(stock.Request):
         if self.buried:
             self._fail(self._worker_lost_info(exc_info.exception))
         return found
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """The body is about to run; in pools of this process it waits for this to return."""
+        channel = self.message.channel
+        if pid == os.getpid() and isinstance(channel, Channel):
+            channel.wait_if_doubtful()
+        super().on_accepted(pid, time_accepted)
 
     @property
     def _counted(self) -> bool:

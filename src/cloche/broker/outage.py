@@ -65,9 +65,11 @@ class Outage:
 
     def over(self) -> None:
         """An attempt succeeded."""
-        if self._attempts and not self._denial:
+        alternating = self._denial and self._attempts == 1
+        if self._attempts and not alternating:
             seconds = time.monotonic() - self._since
             logger.warning("%s resumed after %.1f s", self.what, seconds)
+            self._denial = ""
         self._attempts = 0
 
 

@@ -75,14 +75,32 @@ def test_tasks_of_a_killed_worker_run_again_within_lease_and_five_seconds(
     wait_until(lambda: bench.inflight() == 0, "all acknowledged")
 
 
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_stock_keeps_the_tasks_of_a_killed_worker_from_the_others(bench: Bench) -> None:
+    numbers = 60
+    doomed = bench.worker("prefork", 2)
+    other = bench.worker("prefork", 2)
+    for number in range(numbers):
+        bench.send(number, seconds=0.05)
+    wait_until(lambda: len(bench.ledger.count("end")) >= 10, "10 tasks ended")
+    doomed.kill()
+    wait_until(lambda: bench.client.llen("celery") == 0, "the rest was taken")
+    # Our lease and five seconds, in which all of them would have run again.
+    wait_until(lambda: len(bench.ledger.count("end")) >= numbers - 12, "the rest ran")
+    time.sleep(2 + 5)
+    assert other.alive
+    assert not bench.done(numbers), "what the dead one held is out of reach"
+    assert bench.inflight() > 0, "for an hour, kombu's visibility timeout"
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_cutting_all_connections_repeats_nothing_that_runs(bench: Bench, pool: str) -> None:
     numbers = 12
     worker = bench.worker(pool, 2)
     for number in range(numbers):
         bench.send(number, seconds=0.5)
+    wait_until(lambda: bench.ledger.count("start"), "tasks run")
     for _ in range(3):
-        wait_until(lambda: bench.ledger.count("start"), "tasks run")
         time.sleep(0.4)
         for one in connections(bench.client):
             bench.client.client_kill_filter(_id=one["id"])
