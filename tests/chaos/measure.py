@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -131,6 +132,11 @@ class Row:
         began = {(e.run, e.pid) for e in effects if e.word == "start" and e.at >= moment}
         ends = [e.at for e in effects if e.word == "end" and (e.run, e.pid) in began]
         return min(at for at in ends if at >= moment) - moment
+
+    def longest_gap(self) -> float:
+        """Seconds: the longest time since the fault in which no task started."""
+        starts = [e.at for e in self.bench.ledger.effects("start") if e.at >= self.began]
+        return max(later - sooner for sooner, later in pairwise([self.began, *sorted(starts)]))
 
     def recovery_of_later(self, held: Iterable[int]) -> Callable[[], float]:
         """Asked at the end: seconds from the fault until the last of those numbers had ended."""

@@ -39,7 +39,7 @@ def test_row_14_half_open_connections(bench: Bench, report: Report, pool: str) -
         row.under_way()
         row.begin()
         proxy.silence()
-        report(row.finish(Allowed(CONCURRENCY, 20, 30)))
+        report(row.finish(Allowed(CONCURRENCY, 20, 30), seconds=row.longest_gap))
 
 
 @pytest.mark.parametrize("outage", ["raise", "spool"])
@@ -108,7 +108,7 @@ def test_row_16_all_connections_killed_again_and_again(bench: Bench, report: Rep
             bench.client.client_kill_filter(_id=one["id"])
         row.end()
         time.sleep(1)
-    report(row.finish(Allowed(0, 5, 5 * kills)))
+    report(row.finish(Allowed(0, 5, 5 * kills), seconds=row.longest_gap))
 
 
 def test_row_20_what_is_no_message(bench: Bench, report: Report) -> None:

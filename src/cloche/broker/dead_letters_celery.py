@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import signals
@@ -15,6 +16,22 @@ from cloche.broker.outage import ERRORS
 #: the consumer has connected. By name: a producer is spared what it imports.
 if Task.Request == "celery.worker.request:Request":
     Task.Request = "cloche.broker.lost_process:Request"
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Celery's twenty lines on an unknown task, which end in "discarded": it is kept here."""
+    if str(record.msg).startswith("Received unregistered task of type"):
+        record.msg = "Received unregistered task of type %s: see the dead letters"
+        record.args = (record.args or ("?",))[:1] if isinstance(record.args, tuple) else ("?",)
+        record.exc_info = record.exc_text = None
+    return True
+
+
+@signals.worker_ready.connect
+def on_worker_ready(sender: Any = None, **_: Any) -> None:
+    """From now on, in a process that is a worker on this transport."""
+    if isinstance(sender.connection.default_channel, Channel):
+        logging.getLogger("celery.worker.consumer.consumer").addFilter(_shorten)
 
 
 @signals.task_unknown.connect

@@ -66,7 +66,7 @@ class LeaseKeeper:
         self._client = client
         self._queues = queues
         self._reaper = Reaper(client, lease.keys, max_deliveries)
-        self._outage = Outage("lease renewal")
+        self._outage = Outage("lease renewal", patient=True)
         self._stopping = threading.Event()
         self._renew_at = 0.0
         self._tick_at = 0.0

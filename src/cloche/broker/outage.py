@@ -23,10 +23,14 @@ QUIET = 60.0
 
 
 class Outage:
-    """Whether to try again, told by ``failed`` and ``over``. Two log lines an outage."""
+    """Whether to try again, told by ``failed`` and ``over``. Two log lines an outage.
 
-    def __init__(self, what: str) -> None:
+    ``patient``: a failure whose next attempt succeeds is none, and costs no line.
+    """
+
+    def __init__(self, what: str, *, patient: bool = False) -> None:
         self.what = what
+        self._tell_at = 2 if patient else 1
         self._attempts = 0
         self._since = 0.0
         self._again_at = 0.0
@@ -47,11 +51,11 @@ class Outage:
     def failed(self, error: BaseException) -> None:
         """An attempt failed."""
         now = time.monotonic()
-        text = plain(error)
-        if self._attempts == 0:
-            self._since = now
-            self._begin(text, now, denial=denied(error))
         self._attempts += 1
+        if self._attempts == 1:
+            self._since = now
+        if self._attempts == self._tell_at:
+            self._begin(plain(error), now, denial=denied(error))
         self._again_at = now + _PAUSES.delay(self._attempts + self._denials)
 
     def _begin(self, text: str, now: float, *, denial: bool) -> None:
@@ -65,8 +69,8 @@ class Outage:
 
     def over(self) -> None:
         """An attempt succeeded."""
-        alternating = self._denial and self._attempts == 1
-        if self._attempts and not alternating:
+        alternating = self._denial and self._attempts == self._tell_at
+        if self._attempts >= self._tell_at and not alternating:
             seconds = time.monotonic() - self._since
             logger.warning("%s resumed after %.1f s", self.what, seconds)
             self._denial = ""

@@ -48,8 +48,8 @@ class Transport(stock.Transport):
     def establish_connection(self) -> Any:
         """Connect.
 
-        Raises BrokerError for a Redis Cluster. For a replica ReadOnlyError and for a server that
-        takes no writes now ConnectionError: Celery tries again, with growing pauses.
+        Raises BrokerError for a Redis Cluster. For a replica ReadOnlyError and, to a consumer,
+        for a server that takes no writes ConnectionError: Celery tries again, with growing pauses.
         """
         extend_control()
         connection = super().establish_connection()
@@ -68,10 +68,13 @@ class Transport(stock.Transport):
         return connection
 
     def _check_writes(self) -> None:
-        """Celery's worker declares queues as it starts, and ends where that is refused."""
-        channel = self.channels[0] if self.channels else self._avail_channels[0]
-        if channel.spools:
+        """Celery's worker declares queues as it starts, and ends where that is refused.
+
+        A publisher is told by its publish, at once: only a consumer asks for heartbeats.
+        """
+        if not self.client.heartbeat:
             return
+        channel = self.channels[0]
         try:
             channel.own.set(channel.keys.probe, "", px=1)
         except redis.exceptions.RedisError as error:

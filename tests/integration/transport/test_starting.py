@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,12 +71,11 @@ def test_a_worker_started_while_writes_are_refused_waits_and_then_works(
     bench.send(0)
     fault(bench)
     worker = bench.worker("threads", 1, ready=False)
-    wait_until(lambda: "takes no writes" in worker.log, "it says why it waits")
+    wait_until(lambda: code in worker.log, "it says why it waits")
     told = time.monotonic()
-    wait_until(lambda: worker.log.count("takes no writes") >= 2, "it tries again")
+    wait_until(lambda: worker.log.count("Trying again in") >= 2, "it tries again")
     assert time.monotonic() - told > 1, "with a pause"
     assert worker.alive
-    assert code in worker.log
     assert "Traceback" not in worker.log
     cure(bench)
     worker.wait_ready()
@@ -93,7 +93,7 @@ def test_a_worker_started_while_the_server_loads_its_data_waits_and_then_works(
     ):
         bench.send(0)
         for number in range(200):
-            bench.client.set(f"ballast-{number}", "x" * 200)
+            bench.client.set(f"ballast-{number}", secrets.token_hex(1000))
         send(bench.client, "BGREWRITEAOF")  # keys are loaded from its base file, one by one
         wait_until(
             lambda: not bench.client.info("persistence")["aof_rewrite_in_progress"], "rewritten"
