@@ -21,7 +21,7 @@ import psutil
 
 from tests.integration.transport.harness import Bench, Effect, Worker, wait_until
 
-TASKS = int(os.environ.get("CHAOS_TASKS", "2000"))
+TASKS = int(os.environ.get("CHAOS_TASKS", "200"))
 #: Whether outages have the length the matrix names, or a fraction of it.
 WHOLE = TASKS >= 2000
 CONCURRENCY = 4

@@ -20,7 +20,7 @@ from tests.chaos.measure import CONCURRENCY, TASKS, WHOLE, Allowed, Load, Row
 from tests.integration.transport.harness import Bench, Worker, connections, wait_until
 from tests.integration.transport.proxy import Proxy
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400 + TASKS)]
+pytestmark = pytest.mark.timeout(400 + TASKS)
 
 HALF = CONCURRENCY // 2
 
@@ -43,6 +43,7 @@ def test_row_9_the_broker_killed_and_back(bench: Bench, report: Report) -> None:
     assert all(worker.alive for worker in both)
 
 
+@pytest.mark.long
 def test_row_10_the_same_with_fsync_everysec(tmp_path: Path, report: Report) -> None:
     config = {"appendfsync": "everysec"}
     with (
@@ -64,6 +65,7 @@ def test_row_10_the_same_with_fsync_everysec(tmp_path: Path, report: Report) -> 
         report(row.finish(Allowed(CONCURRENCY, 10, 40), lost=last))
 
 
+@pytest.mark.long
 def test_row_11_a_long_outage_and_a_publisher_with_a_spool(
     bench: Bench, report: Report, tmp_path: Path
 ) -> None:
@@ -85,6 +87,7 @@ def test_row_11_a_long_outage_and_a_publisher_with_a_spool(
     assert all(worker.alive for worker in both)
 
 
+@pytest.mark.long
 def test_row_12_a_flapping_broker(bench: Bench, report: Report) -> None:
     both = workers(bench)
     flaps = 60 if WHOLE else 6
@@ -101,6 +104,7 @@ def test_row_12_a_flapping_broker(bench: Bench, report: Report) -> None:
     assert all(worker.alive for worker in both)
 
 
+@pytest.mark.long
 def test_row_13_the_broker_stopped_and_continued(bench: Bench, report: Report) -> None:
     workers(bench)
     seconds = 60 if WHOLE else 8
@@ -114,6 +118,7 @@ def test_row_13_the_broker_stopped_and_continued(bench: Bench, report: Report) -
     report(row.finish(Allowed(CONCURRENCY, 15, 30)))
 
 
+@pytest.mark.long
 def test_row_17_memory_full_and_freed(bench: Bench, report: Report) -> None:
     bench.client.config_set("maxmemory-policy", "noeviction")
     workers(bench)
@@ -154,6 +159,7 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
+@pytest.mark.long
 def test_row_18_disk_full_and_freed(tmp_path: Path, report: Report) -> None:
     with (
         small_disk(tmp_path) as (broker, disk),
@@ -202,6 +208,7 @@ def test_row_19_the_primary_becomes_a_replica(tmp_path: Path, report: Report) ->
         assert all("replica" in worker.log.lower() for worker in both)
 
 
+@pytest.mark.long
 def test_what_a_worker_holds_open_does_not_grow_with_the_faults(bench: Bench) -> None:
     worker = bench.worker("prefork", 2)
     process = psutil.Process(worker.process.pid)

@@ -28,9 +28,10 @@ from tests.chaos.measure import (
 from tests.integration.transport.harness import APP, Bench, connections, wait_until
 from tests.integration.transport.proxy import Proxy
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300 + TASKS)]
+pytestmark = pytest.mark.timeout(300 + TASKS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_row_14_half_open_connections(bench: Bench, report: Report, pool: str) -> None:
     with Proxy(bench.broker.port) as proxy:

@@ -16,9 +16,11 @@ from tests.chaos.conftest import Report
 from tests.chaos.measure import CONCURRENCY, TASKS, Allowed, Load, Row, inflight_of
 from tests.integration.transport.harness import Bench, Worker, wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300 + TASKS)]
+pytestmark = pytest.mark.timeout(300 + TASKS)
 
 LEASE = 2.0
+#: The second in the long form only.
+POOLS = ["prefork", pytest.param("threads", marks=pytest.mark.long)]
 #: The number of the task that kills.
 KILLER = 10**6
 
@@ -28,7 +30,7 @@ def letters(bench: Bench) -> list[DeadLetter]:
         return DeadLetters(client).latest()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_row_1_a_worker_killed_under_load(bench: Bench, report: Report, pool: str) -> None:
     doomed = bench.worker(pool, CONCURRENCY)
     bench.worker(pool, CONCURRENCY)
@@ -57,6 +59,7 @@ def test_row_2_frozen_workers_killed_while_publishing(bench: Bench, report: Repo
     report(row.finish(Allowed(0, LEASE + 5, 10), seconds=row.recovery_of_later(had)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_row_3_a_worker_stopped_past_its_lease(bench: Bench, report: Report, pool: str) -> None:
     stopped = bench.worker(pool, CONCURRENCY)
@@ -77,6 +80,7 @@ def test_row_3_a_worker_stopped_past_its_lease(bench: Bench, report: Report, poo
     assert "fenced" in stopped.log
 
 
+@pytest.mark.long
 def test_row_4_pool_processes_killed(bench: Bench, report: Report) -> None:
     worker = bench.worker("prefork", CONCURRENCY, conf={"task_reject_on_worker_lost": True})
     row = Row(4, "kill -9 a pool process", bench, Load(bench, seconds=0.05))
@@ -119,6 +123,7 @@ class Supervised:
             self.worker = self._start()
 
 
+@pytest.mark.long
 def test_row_6_a_task_that_always_kills_its_worker(bench: Bench, report: Report) -> None:
     lease = 6.0
     bench.options["lease"] = lease
@@ -145,7 +150,7 @@ def test_row_6_a_task_that_always_kills_its_worker(bench: Bench, report: Report)
     assert bench.ledger.count("start")[KILLER] == 3
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_row_7_sigterm_under_load(bench: Bench, report: Report, pool: str) -> None:
     first = bench.worker(pool, CONCURRENCY)
     bench.worker(pool, CONCURRENCY)
@@ -156,6 +161,7 @@ def test_row_7_sigterm_under_load(bench: Bench, report: Report, pool: str) -> No
     report(row.finish(Allowed(0, 45, 20), seconds=time.time() - row.began))
 
 
+@pytest.mark.long
 def test_row_8_sigterm_and_tasks_longer_than_the_grace(bench: Bench, report: Report) -> None:
     grace = 3.0
     first = bench.worker("prefork", CONCURRENCY)
@@ -180,6 +186,7 @@ def test_row_8_sigterm_and_tasks_longer_than_the_grace(bench: Bench, report: Rep
     wait_until(lambda: bench.ledger.count("end")[KILLER] == 1, "they end", 60)
 
 
+@pytest.mark.long
 def test_row_23_clocks_two_hours_off(bench: Bench, report: Report) -> None:
     shifted = os.path.join(os.path.dirname(__file__), "shifted")
     for hours in (2, -2):

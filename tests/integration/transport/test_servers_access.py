@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from cloche.broker.probe import probe
 from cloche.errors import BrokerError, BrokerFault
 from cloche.testing import BrokerProcess
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, wait_until
+from tests.integration.transport.harness import Bench, connections, wait_until
 from tests.integration.transport.servers import CONNECTIONS, Reached
 
 
@@ -59,6 +61,20 @@ def test_a_worker_without_remote_control_channels_ends_with_the_reason(limited: 
     assert worker.process.wait(timeout=20) != 0
     assert "permission" in worker.log
     assert "channel" in worker.log
+
+
+def test_a_worker_that_may_not_wait_or_listen_works_on_and_says_so_once(limited: Bench) -> None:
+    worker = limited.worker("threads", 1)
+    change(limited, "-brpop", "-psubscribe")
+    for one in connections(limited.client):
+        limited.client.client_kill_filter(_id=one["id"])
+    for number in range(4):
+        limited.send(number)
+        wait_until(partial(limited.done, number + 1), "it still fetches")
+        time.sleep(1)
+    assert 1 <= worker.log.count("ACL LOG") <= 4, "once for each thing that is forbidden"
+    assert worker.log.count("paused") <= 6
+    assert worker.alive
 
 
 def test_publishing_to_a_queue_of_others_is_refused_with_the_reason(limited: Bench) -> None:
