@@ -69,11 +69,9 @@ class Outage:
 
     def over(self) -> None:
         """An attempt succeeded."""
-        alternating = self._denial and self._attempts == self._tell_at
-        if self._attempts >= self._tell_at and not alternating:
+        if self._attempts >= self._tell_at and not self._denials:
             seconds = time.monotonic() - self._since
             logger.warning("%s resumed after %.1f s", self.what, seconds)
-            self._denial = ""
         self._attempts = 0
 
 

@@ -93,6 +93,23 @@ def test_stock_keeps_the_tasks_of_a_killed_worker_from_the_others(bench: Bench) 
     assert bench.inflight() > 0, "for an hour, kombu's visibility timeout"
 
 
+@pytest.mark.parametrize("scheme", ["redis"])
+def test_what_a_dead_stock_worker_held_is_brought_back_by_a_stock_worker_of_another_queue(
+    bench: Bench,
+) -> None:
+    """The end of a migration, as docs/transport.md describes it."""
+    doomed = bench.worker("prefork", 1)
+    bench.send(0, seconds=1)
+    bench.send(1, seconds=60)
+    wait_until(lambda: bench.ledger.count("start")[1], "it runs")
+    doomed.kill()
+    assert bench.inflight() == 1
+    bench.options = {"visibility_timeout": 1, "unacked_restore_interval": 1}
+    bench.worker("solo", 1, conf={"task_default_queue": "nobody"}, unacked_restore_throttle=1)
+    wait_until(lambda: bench.client.llen("celery") == 1, "it is back", 60)
+    assert bench.inflight() == 0
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_cutting_all_connections_repeats_nothing_that_runs(bench: Bench, pool: str) -> None:
     numbers = 12
