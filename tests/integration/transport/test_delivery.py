@@ -16,12 +16,15 @@ from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
 from tests.integration.transport.harness import APP, Bench, wait_until
 
+#: The second in the long form only.
+POOLS = ["prefork", pytest.param("threads", marks=pytest.mark.long)]
+
 
 def letters(bench: Bench) -> DeadLetters:
     return DeadLetters(redis.Redis(port=bench.broker.port))
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
     bench: Bench, pool: str
 ) -> None:
@@ -46,7 +49,7 @@ def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
     assert stopped.alive
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_task_can_ask_whether_its_lease_was_lost(bench: Bench, pool: str) -> None:
     bench.send(0, "ask_lease", seconds=1.5)
     stopped = bench.worker(pool, 1)
@@ -58,7 +61,8 @@ def test_a_task_can_ask_whether_its_lease_was_lost(bench: Bench, pool: str) -> N
     wait_until(lambda: bench.ledger.count("after=True"), "the first one was told", 10)
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.long
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_task_that_kills_its_worker_three_times_is_a_dead_letter(bench: Bench, pool: str) -> None:
     bench.send(666, "kill_worker")
     for number in range(6):
@@ -187,6 +191,7 @@ def test_stock_and_cloche_share_queues(bench: Bench, producer: str, consumer: st
     assert max(bench.ledger.count("start").values()) == 1
 
 
+@pytest.mark.long
 def test_remote_control_works(bench: Bench) -> None:
     worker = bench.worker("threads", 2)
     assert bench.app.control.ping(timeout=3) == [{f"{worker.log_path.stem}@test": {"ok": "pong"}}]

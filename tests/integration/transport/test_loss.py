@@ -10,7 +10,12 @@ import pytest
 from tests.integration.transport.harness import Bench, connections, wait_until
 from tests.integration.transport.proxy import Proxy
 
-POOLS = ["prefork", "threads", "solo"]
+#: Those after the first in the long form only.
+POOLS = [
+    "prefork",
+    pytest.param("threads", marks=pytest.mark.long),
+    pytest.param("solo", marks=pytest.mark.long),
+]
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -75,6 +80,7 @@ def test_tasks_of_a_killed_worker_run_again_within_lease_and_five_seconds(
     wait_until(lambda: bench.inflight() == 0, "all acknowledged")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_stock_keeps_the_tasks_of_a_killed_worker_from_the_others(bench: Bench) -> None:
     numbers = 60
@@ -93,6 +99,7 @@ def test_stock_keeps_the_tasks_of_a_killed_worker_from_the_others(bench: Bench) 
     assert bench.inflight() > 0, "for an hour, kombu's visibility timeout"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_what_a_dead_stock_worker_held_is_brought_back_by_a_stock_worker_of_another_queue(
     bench: Bench,
@@ -127,6 +134,7 @@ def test_cutting_all_connections_repeats_nothing_that_runs(bench: Bench, pool: s
     assert worker.stop() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_stock_repeats_what_runs_when_its_connections_are_cut(bench: Bench) -> None:
     bench.worker("threads", 2)
@@ -138,6 +146,7 @@ def test_stock_repeats_what_runs_when_its_connections_are_cut(bench: Bench) -> N
     wait_until(lambda: max(bench.ledger.count("start").values()) > 1, "one ran again", 30)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_stock_repeats_a_task_longer_than_its_visibility_timeout(bench: Bench) -> None:
     bench.options = {"visibility_timeout": 1, "unacked_restore_interval": 1}
@@ -147,6 +156,7 @@ def test_stock_repeats_a_task_longer_than_its_visibility_timeout(bench: Bench) -
     wait_until(lambda: bench.ledger.count("start")[0] > 1, "it started again", 20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_stock_loses_what_it_popped_from_a_full_server(bench: Bench) -> None:
     bench.client.config_set("maxmemory-policy", "noeviction")
@@ -177,12 +187,14 @@ def half_open(bench: Bench, pool: str) -> None:
         wait_until(lambda: bench.done(1), "the task ran", 25)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "solo"])
 def test_a_task_published_into_a_half_open_connection_runs(bench: Bench, pool: str) -> None:
     half_open(bench, pool)
     assert bench.ledger.count("start") == {0: 1}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["redis"])
 def test_stock_loses_a_task_published_into_a_half_open_connection(bench: Bench) -> None:
     with pytest.raises(AssertionError, match="the task ran"):
@@ -191,6 +203,7 @@ def test_stock_loses_a_task_published_into_a_half_open_connection(bench: Bench) 
     assert bench.inflight() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_a_task_longer_than_any_timeout_runs_once(bench: Bench, pool: str) -> None:
     bench.worker(pool, 1)

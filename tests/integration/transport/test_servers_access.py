@@ -20,6 +20,8 @@ from tests.integration.transport import servers
 from tests.integration.transport.harness import Bench, connections, wait_until
 from tests.integration.transport.servers import CONNECTIONS, Reached
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(params=servers.PROGRAMS)
 def path(request: pytest.FixtureRequest) -> Path:

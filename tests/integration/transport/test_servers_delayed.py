@@ -15,6 +15,8 @@ from cloche.broker.keys import Keys
 from cloche.broker.publish_many import publish_many
 from tests.integration.transport.harness import APP, Bench, wait_until
 
+pytestmark = pytest.mark.long
+
 KEYS = Keys()
 WAITING = KEYS.delayed("celery")
 MIB = 1024**2

@@ -60,9 +60,9 @@ def broker() -> Iterator[BrokerProcess]:
 @pytest.mark.parametrize(
     ("fault", "cure", "code"),
     [
-        (fill, empty, "maxmemory"),
+        pytest.param(fill, empty, "maxmemory", marks=pytest.mark.long),
         (want_replicas, want_none, "NOREPLICAS"),
-        (fail_to_save, save_again, "MISCONF"),
+        pytest.param(fail_to_save, save_again, "MISCONF", marks=pytest.mark.long),
     ],
 )
 def test_a_worker_started_while_writes_are_refused_waits_and_then_works(
@@ -83,6 +83,7 @@ def test_a_worker_started_while_writes_are_refused_waits_and_then_works(
     assert len(worker.log.splitlines()) < 60
 
 
+@pytest.mark.long
 def test_a_worker_started_while_the_server_loads_its_data_waits_and_then_works(
     tmp_path: Path,
 ) -> None:
