@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psutil
+import pytest
 
 from cloche.broker.keys import Keys
 from cloche.broker.publish_many import publish_many
