@@ -17,9 +17,12 @@ ERRORS: tuple[type[Exception], ...] = (redis.exceptions.RedisError, OSError)
 _PAUSES = Backoff(first=0.1, factor=2, limit=2.0, jitter=0.3)
 
 
-#: Seconds for which the same denial is not logged again: an ACL that allows a part of the work
-#: makes success and failure alternate.
+#: Seconds for which an outage of the same kind is not told of again: a server that flaps, or an
+#: ACL that allows a part of the work, so that success and failure alternate.
 QUIET = 60.0
+
+#: Seconds after which it is told of all the same.
+LONG = 5.0
 
 
 class Outage:
@@ -34,9 +37,10 @@ class Outage:
         self._attempts = 0
         self._since = 0.0
         self._again_at = 0.0
-        self._denial = ""
-        self._denials = 0
+        self._told = False
+        self._kind = ""
         self._quiet_until = 0.0
+        self._denials = 0
 
     @property
     def pausing(self) -> bool:
@@ -54,25 +58,31 @@ class Outage:
         self._attempts += 1
         if self._attempts == 1:
             self._since = now
-        if self._attempts == self._tell_at:
-            self._begin(plain(error), now, denial=denied(error))
-        self._again_at = now + _PAUSES.delay(self._attempts + self._denials)
+            self._denials = self._denials + 1 if denied(error) else 0
+        if not self._told and self._attempts >= self._tell_at and self._is_news(error, now):
+            self._told, self._kind, self._quiet_until = True, _kind(error), now + QUIET
+            logger.warning("%s paused: %s", self.what, plain(error))
+        self._again_at = now + _PAUSES.delay(self._attempts + max(0, self._denials - 1))
 
-    def _begin(self, text: str, now: float, *, denial: bool) -> None:
-        """Tell of it, unless it is a denial that was told of a moment ago."""
-        if denial and text == self._denial and now < self._quiet_until:
-            self._denials += 1
-            return
-        self._denial, self._denials = text if denial else "", 0
-        self._quiet_until = now + QUIET
-        logger.warning("%s paused: %s", self.what, text)
+    def _is_news(self, error: BaseException, now: float) -> bool:
+        lasts = now - self._since >= LONG and not denied(error)
+        return lasts or now >= self._quiet_until or _kind(error) != self._kind
 
     def over(self) -> None:
         """An attempt succeeded."""
-        if self._attempts >= self._tell_at and not self._denials:
+        if self._told:
             seconds = time.monotonic() - self._since
             logger.warning("%s resumed after %.1f s", self.what, seconds)
+        self._told = False
         self._attempts = 0
+
+
+def _kind(error: BaseException) -> str:
+    """What makes two errors the same: a server's code, a denial's whole text, else the type."""
+    if denied(error):
+        return str(error)
+    code = str(error).partition(" ")[0]
+    return f"{type(error).__name__} {code if code.isupper() else ''}"
 
 
 #: How servers say inside a script that an ACL forbids a command or key; Redis < 7.2, others.
