@@ -185,7 +185,7 @@ class LeaseKeeper:
                 keys.prefix,
                 PROMOTED,
                 FORGET_QUEUE * 1000,
-                int(self._judges()),
+                lease.server_time() if self._judges() else 0,
                 *keys.suffixes,
             ],
         )
