@@ -38,9 +38,9 @@ TERM = 1.5
 #: Seconds between rounds at least, unless more is due than one round promotes.
 LEAST_PAUSE = 0.01
 
-#: Seconds a new leader waits before it calls anybody dead, a part of the lease at most. After an
-#: outage of the server all leases have run out, of consumers that are alive and on their way back.
-GRACE = 5.0
+#: Seconds a new leader waits before it calls anybody dead. After an outage of the server all leases
+#: have run out, of consumers that are alive: each is back after its longest pause (outage.py).
+GRACE = 3.0
 
 #: Due messages promoted in one call; while there are more, the next call follows at once.
 PROMOTED = 500
@@ -171,7 +171,7 @@ class LeaseKeeper:
         """Whether we have led for long enough to know who is dead."""
         now = time.monotonic()
         if now - self._led_at >= TERM:
-            self._judges_from = now + min(GRACE, self._lease.seconds / 2)
+            self._judges_from = now + GRACE
         return now >= self._judges_from
 
     def _tick(self) -> None:
