@@ -2,8 +2,8 @@
 
 A pool process that died with a task: the message goes back, counted; the third is the last.
 
-Where ``task_reject_on_worker_lost`` is set, Celery puts such a message back, without end
-(celery/worker/request.py, ``Request.on_failure``).
+Celery would put such a message back without end (``task_reject_on_worker_lost``), or publish a
+retry of it (``task_retry_on_worker_lost``); see celery/worker/request.py, ``Request.on_failure``.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Request(stock.Request):
         found = super().on_failure(exc_info, send_failed_event, return_ok or counted)
         if counted:
             logger.error("%s[%s]: %s", self.task.name, self.id, _bare(exc_info))
-        if self.buried:
-            self._fail(self._worker_lost_info(exc_info.exception))
+        if self.buried and not self.task.retry_on_worker_lost:
+            lost = isinstance(_bare(exc_info), WorkerLostError)
+            self._fail(exc_info if lost else self._worker_lost_info(_bare(exc_info)))
         return found
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -59,7 +60,7 @@ class Request(stock.Request):
     def _counted(self) -> bool:
         """Whether the message comes back when its process dies, and we count."""
         task = self.task
-        wanted = task.acks_late and task.reject_on_worker_lost and not task.retry_on_worker_lost
+        wanted = task.acks_late and (task.reject_on_worker_lost or task.retry_on_worker_lost)
         return bool(wanted) and isinstance(self.message.channel, Channel)
 
     def reject(self, requeue: bool = False) -> None:
@@ -68,9 +69,20 @@ class Request(stock.Request):
         if not (requeue and self.lost and isinstance(channel, Channel)):
             super().reject(requeue)
         elif not self.acknowledged:
-            self.buried = not _bring_back(channel, self.message, self.worker_pid)
-            self.acknowledged = True
-            self.send_event("task-rejected", requeue=not self.buried)
+            self._bring_back(channel)
+
+    def _retry_worker_lost(self, exc: BaseException, exc_info: ExceptionInfo) -> bool:
+        """Whether the task is tried again; if not, Celery makes it a failure."""
+        channel = self.message.channel
+        if not (self._counted and not self.acknowledged):
+            return bool(super()._retry_worker_lost(exc, exc_info))
+        self._bring_back(channel)
+        return not self.buried
+
+    def _bring_back(self, channel: Channel) -> None:
+        self.buried = not _bring_back(channel, self.message, self.worker_pid)
+        self.acknowledged = True
+        self.send_event("task-rejected", requeue=not self.buried)
 
     def _fail(self, info: ExceptionInfo) -> None:
         """What Celery does with a task whose process is lost and that does not come back."""

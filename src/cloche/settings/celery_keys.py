@@ -223,7 +223,12 @@ def _tasks(settings: Settings) -> Iterator[CeleryDefault]:
     yield CeleryDefault(
         "task_acks_late", tasks.acks_late, "a killed worker's task comes back", "tasks.acks_late"
     )
-    yield from _lost_processes(settings.broker.transport == "cloche")
+    yield CeleryDefault(
+        "task_reject_on_worker_lost", False, "reject alone puts a deadly task back without end"
+    )
+    yield CeleryDefault(
+        "task_retry_on_worker_lost", True, "a task that kills its process ends at max_retries"
+    )
     yield CeleryDefault("task_track_started", True, "STARTED is told from PENDING")
     yield CeleryDefault("task_send_sent_event", True, "the wait in the queue can be measured")
     if tasks.soft_time_limit is not None:
@@ -232,22 +237,6 @@ def _tasks(settings: Settings) -> Iterator[CeleryDefault]:
         )
     if tasks.time_limit is not None:
         yield CeleryDefault("task_time_limit", tasks.time_limit, "as set", "tasks.time_limit")
-
-
-def _lost_processes(counted: bool) -> Iterator[CeleryDefault]:
-    """``counted``: the transport counts deaths and makes a dead letter of the third."""
-    if counted:
-        reject, retry = (
-            "a task that kills its process is tried again at once, three times",
-            ("the transport's count ends it, not max_retries"),
-        )
-    else:
-        reject, retry = (
-            "reject alone puts a deadly task back without end",
-            ("a task that kills its process ends at max_retries"),
-        )
-    yield CeleryDefault("task_reject_on_worker_lost", counted, reject)
-    yield CeleryDefault("task_retry_on_worker_lost", not counted, retry)
 
 
 def _workers(settings: Settings) -> Iterator[CeleryDefault]:
