@@ -7,6 +7,7 @@ lease.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -38,8 +39,9 @@ TERM = 1.5
 #: Seconds between rounds at least, unless more is due than one round promotes.
 LEAST_PAUSE = 0.01
 
-#: Seconds a new leader waits before it calls anybody dead. After an outage of the server all leases
-#: have run out, of consumers that are alive: each is back after its longest pause (outage.py).
+#: Seconds a leader waits before it calls anybody dead, if it could not reach the server itself or
+#: has just begun. After an outage of the server all leases have run out, of consumers that are alive:
+#: each is back after its longest pause (outage.py).
 GRACE = 3.0
 
 #: Due messages promoted in one call; while there are more, the next call follows at once.
@@ -71,7 +73,7 @@ class LeaseKeeper:
         self._renew_at = 0.0
         self._tick_at = 0.0
         self._busy_until = 0.0
-        self._led_at = -TERM
+        self._contact_at = -math.inf
         self._judges_from = 0.0
         self._unknown: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="cloche-lease", daemon=True)
@@ -111,7 +113,9 @@ class LeaseKeeper:
             try:
                 self._round()
                 self._outage.over()
+                self._contact_at = time.monotonic()
             except ERRORS as error:
+                self._contact_at = -math.inf
                 self._outage.failed(error)
                 self._client.connection_pool.disconnect()
             except Exception:
@@ -168,9 +172,9 @@ class LeaseKeeper:
             lua.REQUEUE.run(self._client, [self._lease.inflight], moves)
 
     def _judges(self) -> bool:
-        """Whether we have led for long enough to know who is dead."""
+        """Whether we have been in touch with the server for long enough to know who is dead."""
         now = time.monotonic()
-        if now - self._led_at >= TERM:
+        if now - self._contact_at > FOLLOWER_PERIOD + TERM:
             self._judges_from = now + GRACE
         return now >= self._judges_from
 
@@ -193,7 +197,7 @@ class LeaseKeeper:
             self._tick_at = time.monotonic() + FOLLOWER_PERIOD
             return
         promoted, rung, next_due, *dead = reply
-        now = self._led_at = time.monotonic()
+        now = time.monotonic()
         if promoted or rung:
             self._busy_until = now + BUSY_SECONDS
         pause = LEADER_PERIOD if now < self._busy_until else IDLE_PERIOD
