@@ -40,8 +40,8 @@ TERM = 1.5
 LEAST_PAUSE = 0.01
 
 #: Seconds a leader waits before it calls anybody dead, if it could not reach the server itself or
-#: has just begun. After an outage of the server all leases have run out, of consumers that are alive:
-#: each is back after its longest pause (outage.py).
+#: has just begun. After an outage of the server all leases have run out, of consumers that are
+#: alive: each is back after its longest pause (outage.py).
 GRACE = 3.0
 
 #: Due messages promoted in one call; while there are more, the next call follows at once.

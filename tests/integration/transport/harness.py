@@ -212,7 +212,7 @@ class Worker:
             self.signal(signal.SIGKILL)
         self.process.wait(timeout=10)
 
-    def stop(self, seconds: float = 20) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """SIGTERM to the worker, as a supervisor does; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=seconds)

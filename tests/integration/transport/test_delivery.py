@@ -37,8 +37,8 @@ def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
     bench.worker(pool, running)
     wait_until(lambda: bench.done(numbers), "the other worker ran them all", 30)
     stopped.signal(signal.SIGCONT)
-    wait_until(lambda: "lease lost" in stopped.log, "the stopped worker noticed", 10)
-    wait_until(lambda: "fenced" in stopped.log, "late acknowledgements were fenced", 10)
+    wait_until(lambda: "lease lost" in stopped.log, "the stopped worker noticed")
+    wait_until(lambda: "fenced" in stopped.log, "late acknowledgements were fenced")
     wait_until(lambda: bench.inflight() == 0, "nothing in flight")
     time.sleep(2)
     repeated = [n for n, count in bench.ledger.count("start").items() if count > 1]
@@ -56,9 +56,9 @@ def test_a_task_can_ask_whether_its_lease_was_lost(bench: Bench, pool: str) -> N
     wait_until(lambda: bench.ledger.count("before=False"), "it runs")
     stopped.signal(signal.SIGSTOP)
     bench.worker(pool, 1)
-    wait_until(lambda: bench.ledger.count("after=False"), "it ran elsewhere", 15)
+    wait_until(lambda: bench.ledger.count("after=False"), "it ran elsewhere")
     stopped.signal(signal.SIGCONT)
-    wait_until(lambda: bench.ledger.count("after=True"), "the first one was told", 10)
+    wait_until(lambda: bench.ledger.count("after=True"), "the first one was told")
 
 
 @pytest.mark.long
@@ -69,10 +69,10 @@ def test_a_task_that_kills_its_worker_three_times_is_a_dead_letter(bench: Bench,
         bench.send(number)  # innocent neighbours
     for _ in range(3):
         worker = bench.worker(pool, 1, ready=False, lease=1.0)
-        assert worker.process.wait(timeout=20) < 0, "the task killed its worker"
+        assert worker.process.wait(timeout=60) < 0, "the task killed its worker"
     bench.worker(pool, 1, lease=1.0)
-    wait_until(lambda: len(letters(bench)) == 1, "it is a dead letter", 15)
-    wait_until(lambda: bench.done(6), "the innocent ran", 15)
+    wait_until(lambda: len(letters(bench)) == 1, "it is a dead letter")
+    wait_until(lambda: bench.done(6), "the innocent ran")
     wait_until(lambda: bench.inflight() == 0, "nothing in flight, no mark left")
     assert bench.ledger.count("start")[666] == 3
     (letter,) = letters(bench).latest()
@@ -147,7 +147,7 @@ def test_a_delayed_task_waits_on_the_server_and_runs_when_due(bench: Bench) -> N
     bench.worker("solo", 1)
     assert bench.client.zcard("cloche:delayed:celery") == 2
     assert bench.inflight() == 0
-    wait_until(lambda: bench.done(1), "the due task ran", 10)
+    wait_until(lambda: bench.done(1), "the due task ran")
     started = float(bench.ledger.path.read_text().split()[3])
     assert started - sent > 1.8
     assert delayed.revoke(bench.client, Keys(), "to-revoke") == 1
@@ -164,7 +164,7 @@ def test_a_stock_producers_delayed_task_is_put_aside_on_receipt(bench: Bench) ->
     wait_until(lambda: bench.ledger.count("end")[1] == 1, "the overdue one ran at once")
     wait_until(lambda: bench.client.zcard("cloche:delayed:celery") == 1, "the other waits")
     wait_until(lambda: bench.inflight() == 0, "nothing in flight")
-    wait_until(lambda: bench.done(2), "it ran when due", 10)
+    wait_until(lambda: bench.done(2), "it ran when due")
 
 
 def test_a_redelivered_task_knows(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_a_redelivered_task_knows(bench: Bench) -> None:
     wait_until(lambda: bench.inflight() == 2, "both fetched")
     doomed.kill()
     bench.worker("threads", 2)
-    wait_until(lambda: bench.ledger.count("redelivered=True")[1] == 1, "told so", 15)
+    wait_until(lambda: bench.ledger.count("redelivered=True")[1] == 1, "told so")
 
 
 @pytest.mark.parametrize("producer", ["redis", "cloche+redis"])

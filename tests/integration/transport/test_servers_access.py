@@ -60,7 +60,7 @@ def test_a_worker_that_may_not_fetch_says_so_and_goes_on_when_it_may(limited: Be
 def test_a_worker_without_remote_control_channels_ends_with_the_reason(limited: Bench) -> None:
     change(limited, "resetchannels")
     worker = limited.worker("threads", 1, ready=False)
-    assert worker.process.wait(timeout=20) != 0
+    assert worker.process.wait(timeout=60) != 0
     assert "permission" in worker.log
     assert "channel" in worker.log
 
@@ -155,7 +155,7 @@ def test_a_redis_cluster_is_refused_with_the_reason(path: Path, tmp_path: Path) 
         with pytest.raises(BrokerError, match="Redis Cluster"):
             probe(bench.url)
         worker = bench.worker("solo", 1, ready=False)
-        assert worker.process.wait(timeout=20) != 0
+        assert worker.process.wait(timeout=60) != 0
         assert "Redis Cluster" in worker.log
         assert "cloche+sentinel://" in worker.log.splitlines()[-1], "the fix"
 
