@@ -141,14 +141,15 @@ class Channel(Consuming, stock.Channel):
     # -- publishing while the server is away
 
     @property
-    def _spools(self) -> bool:
+    def spools(self) -> bool:
+        """Whether messages are kept in a file while the server is away."""
         return self.publish_on_outage == "spool"
 
     def _new_outbox(self) -> Outbox | SpoolingOutbox:
         def client() -> redis.Redis:
             return self.own
 
-        if not self._spools:
+        if not self.spools:
             return Outbox(client, self.keys)
         found = self.pool.connection_kwargs
         server = " ".join(str(found.get(name)) for name in ("host", "port", "path", "db"))
@@ -156,14 +157,14 @@ class Channel(Consuming, stock.Channel):
 
     def _get_client(self) -> Any:
         found = super()._get_client()
-        return partial(patient_client, found) if self._spools else found
+        return partial(patient_client, found) if self.spools else found
 
     def _size(self, queue: str) -> int:
         try:
             return int(super()._size(queue))
         except ERRORS:
             # Declaring a queue asks for its length: kombu/transport/virtual/base.py.
-            if self._spools and not self.claimed:
+            if self.spools and not self.claimed:
                 return 0
             raise
 
@@ -172,7 +173,7 @@ class Channel(Consuming, stock.Channel):
             super()._queue_bind(*args)
         except ERRORS:
             # Tasks for a queue are sent to it by name; no binding is looked up.
-            if not self._spools or self.claimed:
+            if not self.spools or self.claimed:
                 raise
 
     # -- what is claimed
@@ -191,6 +192,11 @@ class Channel(Consuming, stock.Channel):
             self._claim.join(self.own)
         return self._claim
 
+    def wait_if_doubtful(self) -> None:
+        """Before work begins; see :meth:`Lease.wait_if_doubtful`."""
+        if self._claim is not None:
+            self._claim.wait_if_doubtful()
+
     def give_back(self, tags: Iterable[str], *, mark: bool = True) -> None:
         """Put messages in flight back to the front of their queues, marked redelivered.
 
@@ -201,14 +207,15 @@ class Channel(Consuming, stock.Channel):
         # The first fetched goes last, so that it is the next to be popped.
         fields.sort(key=lambda field: int(field.partition("/")[0]), reverse=True)
         moves: list[str] = []
-        for field, raw in zip(fields, self._texts(claim, fields), strict=True):
+        for field, raw in zip(fields, self.texts(claim, fields), strict=True):
             if raw is not None:
                 moves += [field, key_of(field), _redelivered(raw) if mark else ""]
         if moves:
             lua.REQUEUE.run(self.own, [claim.inflight], moves)
         claim.let_go(fields)
 
-    def _texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+    def texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+        """What the server has of messages in flight."""
         if not fields:
             return []
         return list(send(self.own, "HMGET", claim.inflight, *fields))
@@ -220,7 +227,7 @@ class Channel(Consuming, stock.Channel):
             claim.tell_late(1)
             return
         field = field_of(tag)[1]
-        (raw,) = self._texts(claim, [field])
+        (raw,) = self.texts(claim, [field])
         if raw is not None:
             DeadLetters(self.own, self.keys).bury(claim.inflight, field, raw, reason, detail)
         claim.let_go([field])

@@ -73,7 +73,7 @@ class Consuming(Ahead):
     def start_consuming(self) -> None:
         """Set up; nothing is sent before somebody consumes."""
         self.fetching = Outage("fetching")
-        self.listening = Outage("listening for remote control")
+        self.listening = Outage("listening for remote control", patient=True)
         self._fetch: Fetch | None = None
         self._drained = False
         self._announced = False

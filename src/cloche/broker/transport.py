@@ -8,14 +8,17 @@ from typing import Any
 import redis
 from kombu.transport import redis as stock
 
-from cloche.broker import dead_letters_celery, transport_url
+from cloche.broker import dead_letters_celery, lease_check, transport_url
 from cloche.broker.channel import Channel
 from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
 from cloche.broker.delayed_celery import extend_control
 from cloche.errors import BrokerError, BrokerFault
 
-__all__ = ["Transport", "dead_letters_celery"]
+__all__ = ["Transport", "dead_letters_celery", "lease_check"]
+
+#: How a server begins that refuses writes for now (server.c, createSharedObjects).
+_NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING")
 
 
 class Transport(stock.Transport):
@@ -48,10 +51,12 @@ class Transport(stock.Transport):
     def establish_connection(self) -> Any:
         """Connect.
 
-        Raises BrokerError for a Redis Cluster, ReadOnlyError for a replica: Celery tries again.
+        Raises BrokerError for a Redis Cluster. For a replica ReadOnlyError and, to a consumer,
+        for a server that takes no writes ConnectionError: Celery tries again, with growing pauses.
         """
         extend_control()
         connection = super().establish_connection()
+        self._check_writes()
         info = self._info()
         if str(info.get("cluster_enabled")) == "1":
             raise BrokerError(
@@ -64,6 +69,21 @@ class Transport(stock.Transport):
             master = f"{info.get('master_host')}:{info.get('master_port')}"
             raise redis.exceptions.ReadOnlyError(f"this server is a replica of {master}")
         return connection
+
+    def _check_writes(self) -> None:
+        """Celery's worker declares queues as it starts, and ends where that is refused.
+
+        A publisher is told by its publish, at once: only a consumer asks for heartbeats.
+        """
+        if not self.client.heartbeat:
+            return
+        channel = self.channels[0]
+        try:
+            channel.own.set(channel.keys.probe, "", px=1)
+        except redis.exceptions.RedisError as error:
+            code = getattr(error, "status_code", None) or ""
+            if f"{code} {error}".lstrip().startswith(_NO_WRITES):
+                raise redis.exceptions.ConnectionError(f"it takes no writes: {error}") from error
 
     def _info(self) -> Mapping[str, Any]:
         try:
