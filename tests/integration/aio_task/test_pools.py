@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
 
+import pytest
 from celery import chain, signature
 from celery.result import ResultSet
 
@@ -62,21 +64,22 @@ def test_chains_of_coroutines_pass_their_values(project: Project) -> None:
 
 
 def test_a_coroutine_sends_a_task_and_awaits_its_result(project: Project) -> None:
-    if project.pool != "solo":  # which runs one task at a time
-        assert project.send("family").get(timeout=60) == 3
+    if project.pool == "solo":
+        pytest.skip("solo runs one task at a time")
+    assert project.send("family").get(timeout=60) == 3
 
 
 def test_a_soft_limit_lets_the_coroutine_tidy_up_and_return(project: Project) -> None:
-    if project.pool in ("threads", "solo"):  # which know no limits
-        return
+    if project.pool in ("threads", "solo"):
+        pytest.skip("Celery has no limits there")
     before = len(project.lines)
     assert project.send("slow", 60, soft_time_limit=1).get(timeout=60) == "limited"
     assert project.lines[before:] == ["started", "tidied up"]
 
 
 def test_a_terminated_task_tidies_up(project: Project) -> None:
-    if project.pool in ("threads", "solo"):  # which cannot terminate
-        return
+    if project.pool in ("threads", "solo"):
+        pytest.skip("Celery cannot terminate tasks there")
     before = len(project.lines)
     result = project.send("slow", 60)
     wait_for("its start", lambda: "started" in project.lines[before:], 60)
@@ -95,3 +98,18 @@ def test_a_stopping_worker_closes_what_it_opened(project: Project) -> None:
     assert len(closed) == len(set(closed)) >= len(opened) - 1 >= 0
     assert opened[-1] in closed
     assert "Traceback" not in project.output
+
+
+def test_a_worker_that_is_told_to_leave_at_once_lets_the_coroutine_tidy_up(
+    project: Project,
+) -> None:
+    if project.pool == "threads":
+        pytest.skip("Celery waits for running threads")
+    if not project.running:
+        project.start()
+    before = len(project.lines)
+    project.send("slow", 60)
+    wait_for("its start", lambda: "started" in project.lines[before:], 60)
+    project.signal(signal.SIGQUIT)
+    wait_for("its end", lambda: "tidied up" in project.lines[before:], 60)
+    project.wait_end()
