@@ -16,6 +16,7 @@ from celery.exceptions import Ignore, Retry
 from celery.utils.time import get_exponential_backoff_interval
 
 from cloche.aio import driving
+from cloche.errors import TaskCancelledError
 
 #: Files whose frames are no business of the user's.
 _OURS = frozenset({__file__, driving.__file__, driving.__file__.replace("driving", "tracer")})
@@ -89,6 +90,16 @@ def autoretry(task: Task, exc: BaseException) -> BaseException:
     except BaseException as raised:  # noqa: BLE001 (Retry, or exc when there were enough)
         return raised
     return exc
+
+
+def stray_cancellation(task: Task, exc: BaseException) -> TaskCancelledError:
+    """A cancellation that nobody asked for, as the failure of this one task."""
+    failure = TaskCancelledError(
+        f"the body of {task.name} ended with CancelledError",
+        why="what it awaited was cancelled",
+    )
+    failure.__cause__ = exc
+    return failure.with_traceback(exc.__traceback__)
 
 
 def trim(exc: BaseException) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated
 from celery import Celery
 from kombu.serialization import loads, prepare_accept_content
@@ -110,12 +110,16 @@ class OutOfMemory(Exception):
         return f"MemoryError({', '.join(map(repr, self.args))})"
 
 
-def survivable(which: str, told: Any) -> Any:
-    """``told`` with a ``MemoryError`` in it replaced: it failed one task, not the worker."""
+def as_delivered(which: str, told: Any) -> Any:
+    """``told`` (for the callback ``which``) as it would come out of a prefork child.
+
+    There pickling has taken the wrapper off the exception. A ``MemoryError`` is replaced:
+    it failed one task, not the worker.
+    """
     einfo = told if which == "error" else told[1]
-    exc = getattr(einfo, "exception", None)
-    exc = getattr(exc, "exc", exc)
-    if not isinstance(exc, MemoryError):
-        return told
-    einfo.exception = OutOfMemory(*exc.args)
+    if isinstance(einfo, ExceptionInfo):
+        if isinstance(einfo.exception, ExceptionWithTraceback):
+            einfo.exception = einfo.exception.exc
+        if isinstance(einfo.exception, MemoryError):
+            einfo.exception = OutOfMemory(*einfo.exception.args)
     return told

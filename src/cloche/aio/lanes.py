@@ -26,13 +26,15 @@ class Lane:
     def put(self, job: Job) -> None:
         """Run the job now, or when its turn comes."""
         self._waiting.append(job)
-        self.fill()
+        if self.running < self.limit:
+            self.fill()
 
     def release(self) -> None:
         """A running job has ended: its slot is free."""
         with self._lock:
             self.running -= 1
-        self.fill()
+        if self._waiting:
+            self.fill()
 
     def fill(self) -> None:
         """Start what may start."""

@@ -27,7 +27,7 @@ from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
 from cloche.aio import tracer
-from cloche.aio.job import Job, survivable, terminated
+from cloche.aio.job import Job, as_delivered, terminated
 from cloche.aio.lanes import Lane
 from cloche.aio.limits import GRACE, HARD, SOFT
 from cloche.aio.loop import LoopThread
@@ -212,7 +212,7 @@ class TaskPool(BasePool):
         elif fate == REVOKED:
             self._outbox.put(self._settle, job, "error", terminated(job.signum))
         else:
-            self._outbox.put(self._settle, job, which, survivable(which, told))
+            self._outbox.put(self._settle, job, which, as_delivered(which, told))
 
     # Jobs go out, in the consumer's thread.
 

@@ -37,3 +37,15 @@ def install(task: Task) -> None:
             )
         if stack.__ident_func__ is not identity:
             stack.__ident_func__ = identity
+
+
+def enter(task: Task, run: Any, context: Any) -> None:
+    """Push ``task`` and its request for a run that has just begun: nothing is there yet."""
+    _task_stack._local.__storage__[run] = {"stack": [task]}
+    task.request_stack._local.__storage__[run] = {"stack": [context]}
+
+
+def leave(task: Task, run: Any) -> None:
+    """The run has ended."""
+    _task_stack._local.__storage__.pop(run, None)
+    task.request_stack._local.__storage__.pop(run, None)

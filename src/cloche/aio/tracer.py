@@ -18,7 +18,6 @@ from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Celery, Task, signals, states
-from celery._state import _task_stack
 from celery.app import trace as stock
 from celery.backends.base import Backend
 from celery.exceptions import Ignore, InvalidTaskError, Reject, Retry
@@ -120,6 +119,7 @@ class Tracer:
             if not hasattr(kwargs, "items"):
                 raise InvalidTaskError("Task keyword arguments is not a mapping")
             context = context_of(request, args, kwargs)
+            context._protected = 1  # a call of the task from its body is a call like any other
             if self._deduplicates and await self._succeeded_before(uuid, context):
                 return Outcome(None, None, None)
             return await self._traced(uuid, args, kwargs, context, run, began)
@@ -134,8 +134,7 @@ class Tracer:
         task = self.task
         outcome: Outcome | None = None
         retval: Any = None
-        _task_stack.push(task)
-        task.request_stack.push(context)
+        stacks.enter(task, run, context)
         try:
             if signals.task_prerun.receivers:
                 signals.task_prerun.send(
@@ -163,7 +162,7 @@ class Tracer:
                 self._guarded(self._after_return, outcome.state, retval, uuid, args, kwargs, None)
             return outcome
         finally:
-            self._leave(uuid, args, kwargs, outcome, retval)
+            self._leave(uuid, args, kwargs, outcome, retval, run)
 
     async def _ended_well(
         self, uuid: str, retval: Any, context: Context, publish: bool, began: float
@@ -206,6 +205,8 @@ class Tracer:
         if isinstance(exc, SystemExit | KeyboardInterrupt | GeneratorExit):
             einfo = ExceptionInfo((type(exc), exc, exc.__traceback__))
             return Outcome(None, einfo, None, stock.TraceInfo(states.FAILURE, exc)), None
+        if isinstance(exc, asyncio.CancelledError):
+            exc = failing.stray_cancellation(self.task, exc)
         failing.trim(exc)
         if failing.retries_by_itself(self.task, exc):
             exc = await self.store.call(failing.autoretry, self.task, exc)
@@ -233,7 +234,13 @@ class Tracer:
         return Outcome(state, einfo, None, info)
 
     def _leave(
-        self, uuid: str, args: Any, kwargs: Any, outcome: Outcome | None, retval: Any
+        self,
+        uuid: str,
+        args: Any,
+        kwargs: Any,
+        outcome: Outcome | None,
+        retval: Any,
+        run: Run,
     ) -> None:
         task = self.task
         try:
@@ -244,8 +251,7 @@ class Tracer:
                     retval=retval, state=state,
                 )  # fmt: skip
         finally:
-            _task_stack.pop()
-            task.request_stack.pop()
+            stacks.leave(task, run)
             try:
                 if self._backend_cleanup:
                     task.backend.process_cleanup()
@@ -302,13 +308,23 @@ def _body_of(task: Task) -> Callable[[Any, Any], Coroutine[Any, Any, Any]]:
     """``(args, kwargs) -> coroutine`` of the task's body."""
     start = getattr(task, "coroutine", None)
     if start is None:
-        start = task if stock.task_has_custom(task, "__call__") else task.run
+        start = task if _calls_itself(task) else task.run
 
     def body(args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
         coroutine: Coroutine[Any, Any, Any] = start(*args, **kwargs)
         return coroutine
 
     return body
+
+
+def _calls_itself(task: Task) -> bool:
+    """Whether the task's class has a ``__call__`` of its own.
+
+    ``task_has_custom`` takes the worker's own stack protection for one, which would push the
+    request a second time in vain.
+    """
+    kinds = type(task).__mro__
+    return any("__call__" in vars(kind) for kind in kinds[: kinds.index(Task)])
 
 
 def _own(task: Task, hook: str) -> Callable[..., Any] | None:

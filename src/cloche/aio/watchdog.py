@@ -86,6 +86,7 @@ class Watchdog:
     def ended(self, job: Job) -> None:
         if job.soft or job.hard:
             self._deadlines.discard(job)
+        if self._deaf:
             self._deaf.pop(job, None)
         if job.asyncio_task is not None:
             self._jobs.pop(job.asyncio_task, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ class Worker:
         pool: str = "asyncio",
         concurrency: int = 100,
         arguments: tuple[str, ...] = (),
+        environ: dict[str, str] | None = None,
         **conf: Any,
     ) -> None:
         self.name, self.pool = name, pool
@@ -55,6 +57,7 @@ class Worker:
             JOBS_POOL=pool,
             PYTHONPATH=str(ROOT),
             PYTHONWARNINGS="ignore",
+            **(environ or {}),
         )
         self.app = Celery("tests.integration.aio_pool.jobs", broker=broker)
         self.app.conf.update(
@@ -124,6 +127,7 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
+        gc.collect()  # Celery's results unsubscribe when they die: while the broker is there
         self.app.close()
 
 

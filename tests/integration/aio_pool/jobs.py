@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from celery import Celery, current_task, signals
+from celery import Celery, bootsteps, current_task, signals
 from celery.app import trace
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
@@ -47,7 +47,7 @@ def job(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         def blocking(*args: Any, **kwargs: Any) -> Any:
             return asyncio.run(body(*args, **kwargs))
 
-        del blocking.__wrapped__  # type: ignore[attr-defined]
+        del blocking.__wrapped__
         return app.task(**options)(blocking)
 
     return register
@@ -285,14 +285,7 @@ async def identify(self: Any, number: int) -> list[Any]:
     color.set(f"color {number}")
 
     def seen() -> list[Any]:
-        record = logger.makeRecord(logger.name, 20, __file__, 1, "x", (), None)
-        return [
-            self.request.id,
-            self.request.args[0],
-            current_task.request.id,
-            color.get(),
-            bool(record),
-        ]
+        return [self.request.id, self.request.args[0], current_task.request.id, color.get()]
 
     async def child() -> list[Any]:
         await asyncio.sleep(0.01)
@@ -309,8 +302,9 @@ async def identify(self: Any, number: int) -> list[Any]:
 
 @app.task
 def plain(seconds: float) -> list[Any]:
+    began = time.monotonic()
     time.sleep(seconds)
-    return [threading.current_thread().name, current_task.request.id]
+    return [began, time.monotonic(), current_task.request.id]
 
 
 @app.task(soft_time_limit=0.5)
@@ -321,3 +315,13 @@ def plain_soft() -> str:
     except SoftTimeLimitExceeded:
         return "tidied up"
     return "slept"
+
+
+class Pulse(bootsteps.StartStopStep):
+    """A timer in the consumer's loop, as the heartbeats of an AMQP connection are."""
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        hub.call_repeatedly(0.2, note, "pulse")
+
+
+app.steps["worker"].add(Pulse)
