@@ -55,6 +55,10 @@ def test_retries_progress_and_the_request_work_in_the_coroutine(project: Project
     assert project.send("flaky", 0).get(timeout=60) == [0, "PROGRESS"]
 
 
+def test_automatic_retries_and_models_work_on_coroutines(project: Project) -> None:
+    assert project.send("stumbling", {"x": 40}).get(timeout=60) == {"x": 42}
+
+
 def test_chains_of_coroutines_pass_their_values(project: Project) -> None:
     parts = [
         signature("project.add", args, app=project.app, queue=project.name)
