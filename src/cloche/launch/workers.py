@@ -14,7 +14,7 @@ from cloche.app.mingle import use_quick_mingle
 from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.launch.pools import IMPLEMENTATIONS, queues_of, settle
-from cloche.settings import Settings
+from cloche.settings import Resolved, Settings
 from cloche.settings.celery_keys import kibibytes
 from cloche.settings.model import WorkerSettings
 
@@ -33,6 +33,18 @@ def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
         "worker": WorkerSettings(exclude_queues=(family.queue,)),
         "download": WorkerSettings(queues=(family.queue,)),
     }
+
+
+def undeclared_worker(resolved: Resolved) -> WorkerSettings:
+    """A worker that no setting names: what the application itself says of its workers."""
+    for name, worker in resolved.settings.workers.items():
+        said = {
+            field: getattr(worker, field)
+            for field in worker.model_fields_set
+            if resolved.origin(f"workers.{name}.{field}").kind == "app"
+        }
+        return WorkerSettings.model_validate(said)
+    return WorkerSettings()
 
 
 def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
