@@ -129,6 +129,8 @@ class Worker:
         self.process.wait(10)
         gc.collect()  # Celery's results unsubscribe when they die: while the broker is there
         self.app.close()
+        del self.app
+        gc.collect()
 
 
 @contextlib.contextmanager
