@@ -1,6 +1,7 @@
 """Cloche: the production layer for Celery.
 
 The application: :func:`create_app`, :func:`harden`.
+Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`close_resources`.
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Downloads: :class:`Downloads`.
@@ -12,27 +13,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cloche.aio.resources import close_resources, resource
+    from cloche.aio.results import aget
+    from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
     from cloche.broker.publish_many import map_delay, publish_many
-    from cloche.broker.results import aget
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 
 __all__ = [
+    "AsyncTask",
     "Downloads",
     "Settings",
     "aget",
+    "async_task",
+    "close_resources",
     "create_app",
     "harden",
     "load",
     "map_delay",
     "publish_many",
+    "resource",
 ]
 
 _HOMES = {
     "create_app": "cloche.app",
     "harden": "cloche.app",
-    "aget": "cloche.broker.results",
+    "AsyncTask": "cloche.aio.task",
+    "async_task": "cloche.aio.task",
+    "close_resources": "cloche.aio.resources",
+    "resource": "cloche.aio.resources",
+    "aget": "cloche.aio.results",
     "map_delay": "cloche.broker.publish_many",
     "publish_many": "cloche.broker.publish_many",
     "Settings": "cloche.settings",

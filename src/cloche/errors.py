@@ -12,6 +12,8 @@
     │   ├── NotReadyError       1   it was not ready in time
     │   └── CrashLoopError      1   it ended again and again
     ├── ExtraMissingError       2   an optional dependency is not installed
+    ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
+    ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
     └── DownloadError           1   a download failed
         ├── EgressRefusedError      the address must not be contacted (SSRF guard)
         ├── DownloadRefusedError    asking again cannot help (404, too large, wrong checksum)
@@ -144,6 +146,16 @@ class ExtraMissingError(ClocheError):
     """An optional dependency is not installed; the message names the extra."""
 
     exit_code = 2
+
+
+class CoroutineTaskError(ClocheError):
+    """A coroutine task is declared or called in a way that cannot work."""
+
+    exit_code = 5
+
+
+class TaskCancelledError(ClocheError):
+    """The body of a coroutine task ended with CancelledError though nobody cancelled the task."""
 
 
 class DownloadError(ClocheError):

@@ -10,6 +10,7 @@ from celery import Celery, signals
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
+from cloche.aio.check import unawaited
 from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
@@ -44,6 +45,8 @@ def on_worker_ready(app: Celery, consumer: Any) -> None:
         logger.info(line)
     for note in warnings_of(app):
         logger.warning(note)
+    for name in unawaited(app.tasks.values()) if not _awaits(consumer.pool) else ():
+        logger.error("%s is an async def and its body will never run: use @cloche.async_task", name)
     problem = result_backend_problem(app)
     if problem:
         logger.error(problem)
@@ -105,6 +108,11 @@ def quiet_outages(**_: Any) -> None:
 def fresh_loop(**_: Any) -> None:
     """Give a forked pool process an event loop of its own; the parent's must not be used."""
     asyncio.set_event_loop(asyncio.new_event_loop())
+
+
+def _awaits(pool: Any) -> bool:
+    """Whether ``pool`` runs coroutines itself."""
+    return type(pool).__module__ == "cloche.aio.pool"
 
 
 def _queues_of(consumer: Any) -> list[str]:

@@ -10,19 +10,27 @@ from typing import Any
 
 import celery
 
+from cloche.aio.task import AsyncTask
 from cloche.broker.publish_many import Published, map_delay, starmap_delay
 from cloche.broker.publish_quick import quickly
 
 
-class Task(celery.Task):
-    """Celery's task, with bulk publish. On other brokers it publishes one by one.
-
-    Calls without options are published from a template where that means the same.
-    """
+class QuickTask(celery.Task):
+    """Celery's task; calls without options are published from a template where that means the
+    same."""
 
     abstract = True
 
     apply_async = quickly(celery.Task.apply_async)
+
+
+class Task(AsyncTask, QuickTask):
+    """Celery's task, for coroutines too, quickly published, and with bulk publish.
+
+    On other brokers than ours it publishes as Celery does, one by one.
+    """
+
+    abstract = True
 
     def map_delay(self, items: Iterable[Any], **options: Any) -> Published:
         """Send one task per item, its only argument; ``options`` as ``apply_async`` takes.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from typing import get_args
 
 import click
 
 from cloche.cli.options import settings_options
 from cloche.launch.environment import join
-from cloche.launch.workers import declared_workers, run_worker
+from cloche.launch.workers import declared_workers, run_worker, undeclared_worker
 from cloche.settings import Resolved
 from cloche.settings.model import WorkerSettings
+
+POOLS = get_args(WorkerSettings.model_fields["pool"].annotation)
 
 
 @click.command()
@@ -19,7 +22,7 @@ from cloche.settings.model import WorkerSettings
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume (default: all declared).")
 @click.option("-X", "--exclude-queues", metavar="A,B", help="Queues to leave to other workers.")
 @click.option("-c", "--concurrency", type=click.IntRange(1), help="Tasks at once.")
-@click.option("-P", "--pool", type=click.Choice(["prefork", "threads", "solo"]), help="Pool.")
+@click.option("-P", "--pool", type=click.Choice(POOLS), help="Pool.")
 @click.option("-l", "--loglevel", default="INFO", show_default=True, help="Least level logged.")
 @click.option(
     "--supervised", is_flag=True, hidden=True, help="A supervisor waits, so SIGQUIT need not."
@@ -42,6 +45,7 @@ def worker(
       $ cloche worker                                # every declared queue
       $ cloche worker -A proj.celery:app -Q mail -c 2
       $ cloche worker --like download                # as [workers.download] says
+      $ cloche worker -P asyncio -c 200              # coroutines, 200 at once
     """
     environment = join(resolved)
     told = {key: value for key, value in given.items() if value is not None}
@@ -50,12 +54,13 @@ def worker(
             told[key] = tuple(str(told[key]).split(","))
     if "queues" in told:  # named here, they are not what the declared worker leaves to others
         told.setdefault("exclude_queues", ())
-    base = declared_workers(environment.settings).get(like or name, WorkerSettings())
+    declared = declared_workers(environment.settings)
+    base = declared.get(like or name) or undeclared_worker(environment.resolved)
     sys.exit(
         run_worker(
             environment,
             name=name,
-            worker=WorkerSettings.model_validate({**base.model_dump(), **told}),
+            worker=WorkerSettings.model_validate({**base.model_dump(exclude_unset=True), **told}),
             loglevel=loglevel,
             supervised=supervised,
         )

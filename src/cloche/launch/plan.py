@@ -14,10 +14,11 @@ from http.client import HTTPConnection, HTTPException
 from celery import Celery
 
 from cloche.backoff import Backoff
+from cloche.launch.pools import foreseen
 from cloche.launch.workers import declared_workers
 from cloche.process.spec import ProcessSpec
 from cloche.settings import Settings
-from cloche.settings.model import WebSettings
+from cloche.settings.model import WebSettings, WorkerSettings
 
 #: Seconds a web server may take to stop before it is killed.
 WEB_GRACE = 10.0
@@ -29,10 +30,11 @@ RESTART = Backoff(first=0.5, factor=2, limit=30, jitter=0.2)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The processes, and where a person finds the web pages (name -> URL)."""
+    """The processes, where a person finds the web pages (name -> URL), and the workers."""
 
     specs: tuple[ProcessSpec, ...]
     pages: Mapping[str, str]
+    workers: Mapping[str, WorkerSettings]
 
 
 def plan(app: Celery, settings: Settings, environ: Mapping[str, str], *, broker: bool) -> Plan:
@@ -42,12 +44,13 @@ def plan(app: Celery, settings: Settings, environ: Mapping[str, str], *, broker:
     """
     needs = ("broker",) if broker else ()
     webs: dict[str, WebSettings] = {"service": settings.service, "dashboard": settings.dashboard}
-    specs = [*_workers(app, settings, environ, needs)]
+    workers = {name: foreseen(app, one) for name, one in declared_workers(settings).items()}
+    specs = [*_workers(app, settings, workers, environ, needs)]
     if settings.beat.enabled:
         specs.append(_beat(settings, environ, needs))
     specs += [_web(name, web, environ, needs) for name, web in webs.items() if web.enabled]
     pages = {name: page_url(web) for name, web in webs.items() if web.enabled}
-    return Plan(tuple(specs), pages)
+    return Plan(tuple(specs), pages, workers)
 
 
 def page_url(web: WebSettings) -> str:
@@ -62,10 +65,14 @@ def _cloche(*arguments: str) -> tuple[str, ...]:
 
 
 def _workers(
-    app: Celery, settings: Settings, environ: Mapping[str, str], needs: tuple[str, ...]
+    app: Celery,
+    settings: Settings,
+    workers: Mapping[str, WorkerSettings],
+    environ: Mapping[str, str],
+    needs: tuple[str, ...],
 ) -> Iterator[ProcessSpec]:
-    for name, worker in declared_workers(settings).items():
-        for number in range(1, worker.processes + 1):
+    for name, worker in workers.items():
+        for number in range(1, (worker.processes or 1) + 1):
             label = name if worker.processes == 1 else f"{name}-{number}"
             yield ProcessSpec(
                 name=label,

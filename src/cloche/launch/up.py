@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 
 from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
@@ -14,7 +14,7 @@ from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
 from cloche.launch.plan import Plan, plan
-from cloche.launch.workers import concurrency_of, declared_workers, unheard_queues
+from cloche.launch.workers import unheard_queues
 from cloche.process.output import Output
 from cloche.process.port import claim
 from cloche.process.run_directory import RunDirectory
@@ -70,7 +70,7 @@ class Up:
         self._listen(supervisor)
         try:
             if await self._start(supervisor, environment.settings):
-                self._greet(environment, broker, what.pages)
+                self._greet(environment, broker, what)
                 await supervisor.run()
         except (NotReadyError, CrashLoopError) as error:
             raise _explained(error, broker, supervisor) from error
@@ -116,7 +116,7 @@ class Up:
         most = plan(environment.app, environment.settings, environ, broker=ours is not None)
         if ours is None:
             return most
-        return Plan((broker_spec(ours), *most.specs), most.pages)
+        return replace(most, specs=(broker_spec(ours), *most.specs))
 
     def _listen(self, supervisor: Supervisor) -> None:
         loop = asyncio.get_running_loop()
@@ -141,14 +141,14 @@ class Up:
                 f"(exit code {status.exit_code}); the others go on"
             )
 
-    def _greet(self, environment: Environment, broker: Broker, pages: Mapping[str, str]) -> None:
+    def _greet(self, environment: Environment, broker: Broker, what: Plan) -> None:
         workers = {
-            name: f"{worker.processes} × {worker.pool}, {concurrency_of(worker)} at once"
-            for name, worker in declared_workers(environment.settings).items()
+            name: f"{worker.processes} × {worker.pool}, {worker.concurrency} at once"
+            for name, worker in what.workers.items()
         }
         took = time.monotonic() - self._begun - self._thinking
         self._output.say(f"ready in {took:.1f} s")
-        for line in banner(environment.resolved, broker, pages, workers):
+        for line in banner(environment.resolved, broker, what.pages, workers):
             self._output.say(line)
         unheard = unheard_queues(environment.app, environment.settings)
         if unheard:

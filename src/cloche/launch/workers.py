@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 
@@ -10,24 +9,18 @@ from celery import Celery
 from celery.platforms import SecurityWarning
 from celery.utils.nodenames import default_nodename, host_format
 
-from cloche.app import consumed_queues, declared_names
+from cloche.app import declared_names
 from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
-from cloche.errors import SettingsError
 from cloche.launch import collector
 from cloche.launch.environment import Environment
-from cloche.settings import Settings
+from cloche.launch.pools import IMPLEMENTATIONS, queues_of, settle
+from cloche.settings import Resolved, Settings
 from cloche.settings.celery_keys import kibibytes
 from cloche.settings.model import WorkerSettings
 
-#: Processes of a prefork worker that says nothing else: one per core, at most this many.
-MOST_PREFORK = 4
 #: Seconds between heartbeat events; they tell readers how long to wait for the next.
 HEARTBEAT = 5
-#: Pools of ours, by the name of Celery's they stand for.
-POOLS = {"threads": "cloche.app.thread:TaskPool"}
-#: Tasks at once in a threads worker that says nothing else.
-THREADS = 10
 
 
 def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
@@ -46,21 +39,16 @@ def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
     }
 
 
-def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
-    """The queues a worker consumes. Imports the application's task modules.
-
-    Raises SettingsError if none is left: to Celery an empty list means all of them.
-    """
-    app.loader.import_default_modules()
-    wanted = worker.queues or consumed_queues(app)
-    queues = tuple(name for name in wanted if name not in worker.exclude_queues)
-    if not queues:
-        raise SettingsError(
-            "this worker has no queue to consume",
-            why=f"of {', '.join(wanted)} it excludes all",
-            fix="name its queues with -Q, or exclude fewer",
-        )
-    return queues
+def undeclared_worker(resolved: Resolved) -> WorkerSettings:
+    """A worker that no setting names: what the application itself says of its workers."""
+    for name, worker in resolved.settings.workers.items():
+        said = {
+            field: getattr(worker, field)
+            for field in worker.model_fields_set
+            if resolved.origin(f"workers.{name}.{field}").kind == "app"
+        }
+        return WorkerSettings.model_validate(said)
+    return WorkerSettings()
 
 
 def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
@@ -79,15 +67,6 @@ def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in named if name not in heard)
 
 
-def concurrency_of(worker: WorkerSettings) -> int:
-    """Tasks at once: as told, else by the pool."""
-    if worker.concurrency is not None:
-        return worker.concurrency
-    if worker.pool == "solo":
-        return 1
-    return THREADS if worker.pool == "threads" else min(os.cpu_count() or 1, MOST_PREFORK)
-
-
 def run_worker(
     environment: Environment,
     *,
@@ -102,7 +81,9 @@ def run_worker(
     back at once instead of after ``stop.soft`` seconds.
     """
     app = environment.app
+    app.loader.import_default_modules()
     queues = queues_of(app, worker)
+    worker = settle(app, worker)
     if supervised:
         app.conf.worker_soft_shutdown_timeout = 0
     # A result is worth any wait: given up, the task would run a second time.
@@ -111,15 +92,16 @@ def run_worker(
         "retry_policy": {"max_retries": None, "interval_max": 5},
     }
     collect_events(app)
+    # To app.Worker None means what the configuration says.
+    app.conf.worker_max_tasks_per_child = worker.max_tasks_per_child
+    app.conf.worker_max_memory_per_child = kibibytes(worker.max_memory_per_child)
     warnings.simplefilter("ignore", SecurityWarning)  # the lifecycle says it in one line
     instance = app.Worker(
         hostname=host_format(default_nodename(f"{name}@%h")),
         queues=queues,
-        pool_cls=POOLS.get(worker.pool, worker.pool),
-        concurrency=concurrency_of(worker),
+        pool_cls=IMPLEMENTATIONS.get(worker.pool, worker.pool),
+        concurrency=worker.concurrency,
         prefetch_multiplier=worker.prefetch,
-        max_tasks_per_child=worker.max_tasks_per_child,
-        max_memory_per_child=kibibytes(worker.max_memory_per_child),
         **use_quick_mingle(app),
         # With it every worker reads every other one's heartbeats: two thirds of what idle costs.
         without_gossip=True,

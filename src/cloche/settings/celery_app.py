@@ -28,6 +28,11 @@ def _kibibytes(value: object) -> object:
     return value * 1024 if isinstance(value, int) else value
 
 
+def _pool(value: object) -> object:
+    """``worker_pool`` may be an alias or the path of a class."""
+    return {"processes": "prefork", "cloche.aio.pool:TaskPool": "asyncio"}.get(str(value), value)
+
+
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """A Celery key and ours. ``zero_is_unset`` where Celery's 0 means "its default"."""
@@ -67,7 +72,7 @@ TRANSPORT_OPTIONS = (
 #: These belong to a worker: they fill every worker that is named, or "main" if none is.
 WORKER = (
     Mapped("worker_concurrency", ("concurrency",), zero_is_unset=True),
-    Mapped("worker_pool", ("pool",)),
+    Mapped("worker_pool", ("pool",), _pool),
     Mapped("worker_prefetch_multiplier", ("prefetch",)),
     Mapped("worker_max_tasks_per_child", ("max_tasks_per_child",), zero_is_unset=True),
     Mapped(

@@ -163,14 +163,22 @@ class WorkerSettings(Section):
 
     queues: tuple[str, ...] = Field((), description="Queues it consumes; empty: all declared ones")
     exclude_queues: tuple[str, ...] = Field((), description="Queues it leaves to other workers")
-    pool: Literal["prefork", "threads", "solo"] = Field("prefork", description="Worker pool")
-    concurrency: int | None = Field(
-        None, ge=1, description="Tasks at once; unset: number of cores, at most 4"
+    pool: Literal["auto", "prefork", "threads", "solo", "asyncio"] = Field(
+        "auto", description="Worker pool; auto: asyncio if all its tasks are async, else prefork"
     )
-    processes: int = Field(1, ge=1, description="How many such workers")
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Tasks at once; unset: cores, at most 4 (threads 10, asyncio 1000)",
+    )
+    processes: int | None = Field(
+        None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
+    )
     prefetch: int = Field(1, ge=0, description="Messages fetched ahead per slot")
     max_tasks_per_child: int | None = Field(
-        1000, ge=1, description="Tasks after which a pool process is replaced"
+        1000,
+        ge=1,
+        description="Tasks after which a pool process is replaced; asyncio: only if set here",
     )
     max_memory_per_child: Bytes | None = Field(
         512 * 1024**2, ge=1, description="Resident bytes after which a pool process is replaced"

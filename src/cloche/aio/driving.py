@@ -1,0 +1,135 @@
+"""Running a coroutine step by step, so that others may raise exceptions inside it.
+
+``asyncio`` can only cancel. A time limit has to raise ``SoftTimeLimitExceeded`` *in* the
+body, whose clean-up may await and may even return a value, so the body is driven by hand:
+cancel the asyncio task (which also cancels whatever the body waits for), intercept the
+``CancelledError`` before the body sees it, take the cancellation back, and raise the wanted
+exception at the body's current ``await`` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+#: The classes of :func:`_as_cancellation`, made when first needed.
+_kinds: dict[type[BaseException], type[BaseException] | None] = {}
+
+
+class Drive:
+    """One run of one coroutine, inside one asyncio task.
+
+    ``await drive`` (or ``await drive.run()``) gives the coroutine's value or raises what it
+    raised. A ``CancelledError`` out of it while :attr:`cancelled` is false was nobody's
+    wish: the body awaited something that had been cancelled, and has failed by itself.
+    """
+
+    __slots__ = ("_asked", "_pending", "_task", "coroutine", "done", "thrown")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        #: The last exception that was thrown in, as it was given to :meth:`throw`.
+        self.thrown: BaseException | None = None
+        self.done = False
+        self._task: asyncio.Task[Any] | None = None
+        self._pending: BaseException | None = None
+        self._asked = 0
+
+    async def run(self) -> Any:
+        """The coroutine's outcome; for ``create_task(drive.run())``."""
+        return await self
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wished this run to end by cancellation."""
+        if isinstance(self.thrown, asyncio.CancelledError):
+            return True
+        return self._task is not None and self._task.cancelling() > 0
+
+    def throw(self, exc: BaseException) -> bool:
+        """Raise ``exc`` at the body's current await; false if the body has ended.
+
+        Only in the loop's thread. Of several thrown before the body runs again it sees
+        the last one.
+        """
+        if self.done:
+            return False
+        self.thrown = exc
+        self._pending = _as_cancellation(exc)
+        if self._task is not None and not getattr(self.coroutine, "cr_running", False):
+            self._asked += 1
+            self._task.cancel()
+        return True
+
+    def throw_soon(self, loop: asyncio.AbstractEventLoop, exc: BaseException) -> None:
+        """As :meth:`throw`, from any thread."""
+        loop.call_soon_threadsafe(self.throw, exc)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._task = asyncio.current_task()
+        coroutine = self.coroutine
+        send = coroutine.send
+        try:
+            if self._pending is not None:
+                raise self._take()
+            awaited = send(None)
+            while True:
+                try:
+                    value = None if self._pending is not None else (yield awaited)
+                except BaseException as error:  # noqa: BLE001 (handed to the body)
+                    awaited = coroutine.throw(error if self._pending is None else self._take())
+                else:
+                    if self._pending is None:
+                        awaited = send(value)
+                    else:
+                        awaited = coroutine.throw(self._take())  # type: ignore[unreachable]
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:
+            original = getattr(error, "cloche_thrown", None)
+            if original is None:
+                raise
+            raise original.with_traceback(error.__traceback__) from None
+        finally:
+            self.done = True
+            self._take_back()
+            coroutine.close()
+
+    def _take(self) -> BaseException:
+        """What is to be raised in the body now; the cancellation that woke it is taken back."""
+        pending, self._pending = self._pending, None
+        self._take_back()
+        return pending or asyncio.CancelledError()
+
+    def _take_back(self) -> None:
+        while self._asked and self._task is not None:
+            self._asked -= 1
+            self._task.uncancel()
+
+
+def _as_cancellation(exc: BaseException) -> BaseException:
+    """``exc`` as an exception that is also a ``CancelledError``.
+
+    Task groups, ``wait_for`` and most libraries tidy up on ``CancelledError`` only: given a
+    bare ``SoftTimeLimitExceeded`` they would leave their own tasks running behind.
+    """
+    if isinstance(exc, asyncio.CancelledError):
+        return exc
+    kind = _cancelling(type(exc))
+    if kind is None:
+        return exc
+    both: BaseException = kind.__new__(kind, *exc.args)
+    both.args = exc.args
+    both.__dict__.update(exc.__dict__, cloche_thrown=exc)
+    return both
+
+
+def _cancelling(kind: type[BaseException]) -> type[BaseException] | None:
+    if kind not in _kinds:
+        bases = (kind, asyncio.CancelledError)
+        try:
+            _kinds[kind] = type(kind.__name__, bases, {"__module__": kind.__module__})
+        except TypeError:  # a layout or a base that cannot be combined
+            _kinds[kind] = None
+    return _kinds[kind]

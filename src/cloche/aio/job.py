@@ -1,0 +1,125 @@
+"""One task handed to the pool by Celery's consumer: what is to be called when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import Terminated
+from celery import Celery
+from kombu.serialization import loads, prepare_accept_content
+
+from cloche.aio.run import Run
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from cloche.aio.lanes import Lane
+    from cloche.aio.pool import TaskPool
+
+
+class JobPid(int):
+    """This process's id that also knows the job: all that ``terminate_job`` is given."""
+
+    job: Job
+
+
+class Job:
+    """A task in the pool. Celery keeps it weakly, as the request's ``_apply_result``."""
+
+    def __init__(
+        self,
+        pool: TaskPool,
+        lane: Lane,
+        target: Callable[..., Any],
+        message: tuple[Any, ...],
+        callbacks: dict[str, Callable[..., Any] | None],
+        limits: tuple[float | None, float | None],
+    ) -> None:
+        self.pool, self.lane, self.target, self.message = pool, lane, target, message
+        self.name, self.id, self.headers = message[0], message[1], message[2]
+        self._callbacks = callbacks
+        #: Soft and hard limit in seconds.
+        self.soft, self.hard = limits
+        self.run = Run()
+        #: How to run the coroutine (:func:`cloche.aio.tracer.build`); None: a plain task.
+        self.trace: Any = None
+        self.asyncio_task: asyncio.Task[Any] | None = None
+        #: The thread that runs a plain task; None for coroutines and before the start.
+        self.thread: int | None = None
+        #: The signal of a revoke or cancel.
+        self.signum: int | None = None
+        #: Whether the body has ended.
+        self.ended = False
+        #: Whether the slot was given back: the pool is done with this job.
+        self.settled = False
+
+    def __repr__(self) -> str:
+        return f"{self.name}[{self.id}]"
+
+    @property
+    def request(self) -> Any:
+        """The ``celery.worker.request.Request`` behind the callbacks, if there is one."""
+        return getattr(self._callbacks["accept"], "__self__", None)
+
+    def accept(self) -> None:
+        """Tell Celery that the job starts: it acknowledges early tasks and sends the event."""
+        pid = JobPid(os.getpid())
+        pid.job = self
+        self.call("accept", pid, monotonic())
+
+    def call(self, which: str, *args: Any) -> None:
+        """Call one of Celery's callbacks, if it was given."""
+        callback = self._callbacks[which]
+        if callback is not None:
+            callback(*args)
+
+    def arguments(self, app: Celery) -> tuple[Any, Any, dict[str, Any]]:
+        """``args``, ``kwargs`` and the embedded callbacks, chain and chord.
+
+        Celery's request has decoded the body already; without one it is decoded here.
+        """
+        payload = getattr(self.request, "_payload", None)
+        if payload is None:
+            body, content_type, encoding = self.message[3:6]
+            accept = prepare_accept_content(app.conf.accept_content)
+            payload = loads(body, content_type, encoding, accept=accept) if content_type else body
+        args, kwargs, embed = payload
+        return args, kwargs, embed or {}
+
+    def terminate(self, signum: int | None = None) -> None:
+        """Celery's revoke or cancel: end the body, drop the job if it waits."""
+        self.pool.end(self, signum)
+
+
+def terminated(signum: int | None) -> ExceptionInfo:
+    """What Celery's request is told about a job that was ended from outside."""
+    try:
+        raise Terminated(-(signum or 0))
+    except Terminated:
+        return ExceptionInfo()
+
+
+class OutOfMemory(Exception):
+    """A ``MemoryError`` of one task. Celery's request would take the bare one for its own."""
+
+    def __repr__(self) -> str:
+        return f"MemoryError({', '.join(map(repr, self.args))})"
+
+
+def as_delivered(which: str, told: Any) -> Any:
+    """``told`` (for the callback ``which``) as it would come out of a prefork child.
+
+    There pickling has taken the wrapper off the exception. A ``MemoryError`` is replaced:
+    it failed one task, not the worker.
+    """
+    einfo = told if which == "error" else told[1]
+    if isinstance(einfo, ExceptionInfo):
+        if isinstance(einfo.exception, ExceptionWithTraceback):
+            einfo.exception = einfo.exception.exc
+        if isinstance(einfo.exception, MemoryError):
+            einfo.exception = OutOfMemory(*einfo.exception.args)
+    return told

@@ -1,0 +1,69 @@
+"""Slots: how many jobs of a kind run at once, and which wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from threading import RLock
+
+from cloche.aio.job import Job
+
+
+class Lane:
+    """At most ``limit`` jobs at a time, begun in order by ``start``.
+
+    ``start(job)`` says whether the job took its slot. Safe from several threads and from
+    signal handlers (the lock may be taken again by the thread that holds it).
+    """
+
+    def __init__(self, limit: int, start: Callable[[Job], bool]) -> None:
+        self.limit = limit
+        self._start = start
+        self._waiting: deque[Job] = deque()
+        self.running = 0
+        self._lock = RLock()
+
+    def put(self, job: Job) -> None:
+        """Run the job now, or when its turn comes."""
+        self._waiting.append(job)
+        if self.running < self.limit:
+            self.fill()
+
+    def release(self) -> None:
+        """A running job has ended: its slot is free."""
+        with self._lock:
+            self.running -= 1
+        if self._waiting:
+            self.fill()
+
+    def fill(self) -> None:
+        """Start what may start."""
+        while True:
+            with self._lock:
+                if not self._waiting or self.running >= self.limit:
+                    return
+                self.running += 1
+                job = self._waiting.popleft()
+            took = False
+            try:
+                took = self._start(job)
+            finally:
+                if not took:
+                    with self._lock:
+                        self.running -= 1
+
+    def remove(self, job: Job) -> bool:
+        """Take a waiting job out. False if it does not wait."""
+        try:
+            self._waiting.remove(job)
+        except ValueError:
+            return False
+        return True
+
+    def drop(self) -> Iterator[Job]:
+        """Take all waiting jobs out."""
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def __len__(self) -> int:
+        return len(self._waiting)

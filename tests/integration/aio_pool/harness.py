@@ -1,0 +1,146 @@
+"""Celery workers on the asyncio pool and on stock ones, and what they left in the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from tests.acceptance.stack import clean_environ, wait_for
+
+POOLS = {"asyncio": "cloche.aio.pool:TaskPool"}
+ROOT = Path(__file__).parents[3]
+
+
+class Worker:
+    """``celery worker`` on the tests' application, with a queue of its own."""
+
+    def __init__(
+        self,
+        directory: Path,
+        broker: str,
+        name: str,
+        *,
+        pool: str = "asyncio",
+        concurrency: int = 100,
+        arguments: tuple[str, ...] = (),
+        environ: dict[str, str] | None = None,
+        **conf: Any,
+    ) -> None:
+        self.name, self.pool = name, pool
+        self.directory = directory
+        self.ledger = directory / f"{name}.ledger"
+        self.log_path = directory / f"{name}.log"
+        self.conf = {
+            "task_default_queue": name,
+            "worker_pool": POOLS.get(pool, pool),
+            "broker_connection_retry_on_startup": True,
+            "worker_prefetch_multiplier": 1,
+            "worker_cancel_long_running_tasks_on_connection_loss": False,
+            "worker_hijack_root_logger": False,
+            **conf,
+        }
+        self.environ = clean_environ(
+            JOBS_BROKER=broker,
+            JOBS_BACKEND=conf.pop("result_backend", broker.replace("cloche+", "")),
+            JOBS_CONF=json.dumps(self.conf),
+            JOBS_LEDGER=str(self.ledger),
+            JOBS_POOL=pool,
+            PYTHONPATH=str(ROOT),
+            PYTHONWARNINGS="ignore",
+            **(environ or {}),
+        )
+        self.app = Celery("tests.integration.aio_pool.jobs", broker=broker)
+        self.app.conf.update(
+            self.conf, result_backend=self.environ["JOBS_BACKEND"], worker_pool="solo"
+        )
+        self._command = [
+            sys.executable, "-m", "celery", "-A", "tests.integration.aio_pool.jobs", "worker",
+            "-l", "INFO", "-c", str(concurrency), "-E", "-n", f"{name}@test", *arguments,
+        ]  # fmt: skip
+        self.ledger.touch()
+        self.start()
+
+    def start(self) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=ROOT,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_ready(self, times: int = 1) -> Worker:
+        def ready() -> bool:
+            return self.log.count(" ready.") >= times or self.ended
+
+        wait_for("the worker to be ready", ready, 40)
+        assert not self.ended, self.log
+        return self
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def send(self, task: str, *args: Any, **options: Any) -> Any:
+        """Publish a task to this worker: its ``AsyncResult``."""
+        return self.signature(task, *args).apply_async(**options)
+
+    def signature(self, task: str, *args: Any, **options: Any) -> Any:
+        name = f"tests.integration.aio_pool.jobs.{task}"
+        return self.app.signature(name, args=args, options=options)
+
+    def notes(self, word: str) -> list[list[Any]]:
+        """What the tasks noted under ``word``."""
+        lines = (json.loads(line) for line in self.ledger.read_text().splitlines())
+        return [line[1:] for line in lines if line[0] == word]
+
+    def ask(self, question: str, *, timeout: float = 10) -> Any:
+        """A remote control question to this worker alone: its answer."""
+        to = [f"{self.name}@test"]
+        inspect = self.app.control.inspect(destination=to, timeout=timeout)
+        inspect.limit = 1
+        answers = getattr(inspect, question)()
+        return answers and answers[to[0]]
+
+    def stop(self, seconds: float = 40, how: int = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        gc.collect()  # Celery's results unsubscribe when they die: while the broker is there
+        self.app.close()
+        del self.app
+        gc.collect()
+
+
+@contextlib.contextmanager
+def worker(directory: Path, broker: str, name: str, **options: Any) -> Iterator[Worker]:
+    """A worker that is ready, and gone at the end."""
+    found = Worker(directory, broker, name, **options)
+    try:
+        yield found.wait_ready()
+    except BaseException:
+        print(f"--- {found.log_path.name}\n{found.log[-6000:]}")
+        raise
+    finally:
+        found.close()
