@@ -240,6 +240,7 @@ class Consuming:
             if not str(error).startswith("LEASELOST") or self._fetch is None:
                 raise
             self.claim.lose(self._fetch.consumer)
+            self.claim.tell_late(len(self._fetch.settle))
             self._fetch = None
             return False
         finally:
