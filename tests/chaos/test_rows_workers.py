@@ -166,11 +166,11 @@ def test_row_8_sigterm_and_tasks_longer_than_the_grace(bench: Bench, report: Rep
     grace = 3.0
     first = bench.worker("prefork", CONCURRENCY)
     for number in range(CONCURRENCY):
-        bench.send(KILLER + number, seconds=grace + 4)
+        bench.send(KILLER + number, seconds=15)
     wait_until(lambda: len(bench.ledger.count("start")) == CONCURRENCY, "the long ones run")
     bench.worker("prefork", CONCURRENCY)
     row = Row(8, "SIGTERM, task longer than the grace", bench, Load(bench))
-    row.under_way()
+    row.under_way(0.02)
     row.begin()
     with pytest.raises(subprocess.TimeoutExpired):
         first.stop(grace)

@@ -237,6 +237,7 @@ class Consuming(Ahead):
             if not str(error).startswith("LEASELOST") or self._fetch is None:
                 raise
             self.claim.lose(self._fetch.consumer)
+            self.claim.tell_late(len(self._fetch.settle))
             self._fetch = None
             return False
         finally:

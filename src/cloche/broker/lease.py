@@ -201,6 +201,7 @@ class Lease:
             taken = frozenset(tag_of(consumer, field) for field in self.held)
             self.consumer = ""
             self.held.clear()
+            unsent = len(self.acks)
             self.acks.clear()
             self._asked.clear()
             self._orphans.clear()
@@ -212,6 +213,7 @@ class Lease:
         )
         for told in self.on_lost:
             told(taken)
+        self.tell_late(unsent)
         self.renewed_at = time.monotonic()  # no doubt left
 
     def tell_late(self, count: int) -> None:
