@@ -19,6 +19,11 @@ TASKS = 500
 POOL_SIZE = 3
 
 
+def on(*pools: str) -> pytest.MarkDecorator:
+    """Only on these: on the others Celery has no limits, cannot terminate a task, …"""
+    return pytest.mark.parametrize("project", pools, indirect=True, scope="module")
+
+
 def judge(results: list[dict[str, Any]], processes: int) -> None:
     assert sorted(result["number"] for result in results) == list(range(TASKS))
     assert all(result["right"] for result in results)
@@ -67,23 +72,20 @@ def test_chains_of_coroutines_pass_their_values(project: Project) -> None:
     assert chain(*parts, app=project.app).apply_async().get(timeout=60) == 113
 
 
+@on("prefork", "threads", "asyncio")
 def test_a_coroutine_sends_a_task_and_awaits_its_result(project: Project) -> None:
-    if project.pool == "solo":
-        pytest.skip("solo runs one task at a time")
     assert project.send("family").get(timeout=60) == 3
 
 
+@on("prefork", "asyncio")
 def test_a_soft_limit_lets_the_coroutine_tidy_up_and_return(project: Project) -> None:
-    if project.pool in ("threads", "solo"):
-        pytest.skip("Celery has no limits there")
     before = len(project.lines)
     assert project.send("slow", 60, soft_time_limit=1).get(timeout=60) == "limited"
     assert project.lines[before:] == ["started", "tidied up"]
 
 
+@on("prefork", "asyncio")
 def test_a_terminated_task_tidies_up(project: Project) -> None:
-    if project.pool in ("threads", "solo"):
-        pytest.skip("Celery cannot terminate tasks there")
     before = len(project.lines)
     result = project.send("slow", 60)
     wait_for("its start", lambda: "started" in project.lines[before:], 60)
@@ -104,11 +106,10 @@ def test_a_stopping_worker_closes_what_it_opened(project: Project) -> None:
     assert "Traceback" not in project.output
 
 
+@on("prefork", "solo", "asyncio")
 def test_a_worker_that_is_told_to_leave_at_once_lets_the_coroutine_tidy_up(
     project: Project,
 ) -> None:
-    if project.pool == "threads":
-        pytest.skip("Celery waits for running threads")
     if not project.running:
         project.start()
     before = len(project.lines)
