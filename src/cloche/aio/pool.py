@@ -39,7 +39,8 @@ from cloche.aio.writers import Writers
 
 logger = get_logger("cloche.aio")
 
-#: Plain ``def`` tasks at a time, unless the Celery setting ``cloche_sync_concurrency`` says.
+#: Plain ``def`` tasks at a time at most, unless the Celery setting ``cloche_sync_concurrency``
+#: says otherwise.
 SYNC_CONCURRENCY = 8
 #: Seconds that cancelled bodies have for their clean-up when the worker stops at once.
 COLD_GRACE = 10.0
@@ -67,7 +68,7 @@ class TaskPool(BasePool):
             self._outbox.serve()
         self.watchdog = Watchdog(self._loop, self._expired)
         self.watchdog.start()
-        plain = int(self.app.conf.get("cloche_sync_concurrency") or SYNC_CONCURRENCY)
+        plain = self.app.conf.get("cloche_sync_concurrency") or min(self.limit, SYNC_CONCURRENCY)
         # Lanes hold the numbers down; a thread beyond them replaces one that hangs.
         self._executor = ThreadPoolExecutor(plain + 64, thread_name_prefix="cloche-sync")
         self._lane = Lane(self.limit, self._start_coroutine)
