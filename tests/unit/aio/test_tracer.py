@@ -45,13 +45,13 @@ def test_an_outcome_says_state_text_and_runtime(app: Celery) -> None:
         return 2 * number
 
     async def use(trace: Any) -> tracer.Outcome:
-        outcome: tracer.Outcome = await trace("one", [21], {}, _request("one"))
+        outcome: tracer.Outcome = await trace("tracer-one", [21], {}, _request("tracer-one"))
         return outcome
 
     outcome = _with_trace(app, double, use)
     assert (outcome.state, outcome.retval) == (states.SUCCESS, "42")
     assert outcome.message == (0, "42", outcome.runtime)
-    assert app.AsyncResult("one").get() == 42
+    assert app.AsyncResult("tracer-one").get() == 42
 
 
 def test_what_had_succeeded_before_does_not_run_when_it_is_delivered_again(app: Celery) -> None:
@@ -66,8 +66,8 @@ def test_what_had_succeeded_before_does_not_run_when_it_is_delivered_again(app: 
     async def use(trace: Any) -> list[tracer.Outcome]:
         again = {"delivery_info": {"redelivered": True}}
         return [
-            await trace("once", [], {}, _request("once")),
-            await trace("once", [], {}, _request("once", **again)),
+            await trace("tracer-once", [], {}, _request("tracer-once")),
+            await trace("tracer-once", [], {}, _request("tracer-once", **again)),
         ]
 
     first, second = _with_trace(app, once, use)
@@ -85,7 +85,7 @@ def test_a_run_whose_fate_is_sealed_stores_nothing(app: Celery) -> None:
 
     async def use(trace: Any) -> tracer.Outcome:
         run = Run()
-        task = asyncio.ensure_future(trace("late", [], {}, _request("late"), run))
+        task = asyncio.ensure_future(trace("tracer-late", [], {}, _request("tracer-late"), run))
         await asyncio.sleep(0.01)
         assert run.settle(REVOKED)
         assert not run.settle("outcome")
@@ -94,7 +94,7 @@ def test_a_run_whose_fate_is_sealed_stores_nothing(app: Celery) -> None:
         return outcome
 
     assert _with_trace(app, late, use).state is None
-    assert app.AsyncResult("late").state == states.PENDING
+    assert app.AsyncResult("tracer-late").state == states.PENDING
 
 
 def test_wrong_keyword_arguments_are_an_internal_error_of_that_task(app: Celery) -> None:
@@ -107,7 +107,9 @@ def test_wrong_keyword_arguments_are_an_internal_error_of_that_task(app: Celery)
     async def any_task() -> None: ...
 
     async def use(trace: Any) -> tracer.Outcome:
-        outcome: tracer.Outcome = await trace("odd", [], "no mapping", _request("odd"))
+        outcome: tracer.Outcome = await trace(
+            "tracer-odd", [], "no mapping", _request("tracer-odd")
+        )
         return outcome
 
     signals.task_internal_error.connect(heard)
@@ -125,11 +127,12 @@ def test_two_runs_at_once_see_their_own_requests_and_leave_none_behind(app: Cele
         return [before, self.request.id, current_task.request.id]
 
     async def use(trace: Any) -> list[tracer.Outcome]:
-        runs = [trace(uuid, [], {}, _request(uuid)) for uuid in ("a", "b")]
+        runs = [trace(uuid, [], {}, _request(uuid)) for uuid in ("tracer-a", "tracer-b")]
         return list(await asyncio.gather(*map(asyncio.ensure_future, runs)))
 
     _with_trace(app, who, use)
-    assert [app.AsyncResult(uuid).get() for uuid in "ab"] == [["a"] * 3, ["b"] * 3]
+    for uuid in ("tracer-a", "tracer-b"):
+        assert app.AsyncResult(uuid).get() == [uuid] * 3
     assert app.tasks[who.name].request_stack.top is None
 
 
