@@ -18,16 +18,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh
 up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
 	@exec $(BIN)/cloche up $(ARGS)
 
-test: setup ## All tests (installs Chromium and PostgreSQL with apt when root)
+test: setup ## All tests but the long ones (installs Chromium and PostgreSQL with apt when root)
 	@sh tools/test-servers.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-transport: setup ## The transport's tests: servers, TLS, Sentinel, loss experiments
+test-transport: setup ## All of the transport's tests: servers, TLS, Sentinel, loss experiments
 	@sh tools/test-servers.sh
-	@$(BIN)/python -m pytest --override-ini addopts="-ra --strict-markers" tests/integration/transport $(ARGS)
+	@$(BIN)/python -m pytest -m "long or not long" tests/integration/transport $(ARGS)
 
 chaos: setup ## The fault matrix with 2,000 numbered tasks a row (make test runs a short form)
-	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest tests/chaos $(ARGS)
+	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest -m "long or not long" tests/chaos $(ARGS)
 
 check: setup ## Lint, format, types, layers
 	@$(BIN)/ruff check .

@@ -43,7 +43,8 @@ class Inside:
     """The hooks, with what the environment says."""
 
     def __init__(self) -> None:
-        self.pool = os.environ[PREFIX + "POOL"]
+        pool = os.environ[PREFIX + "POOL"]
+        self.pool = "cloche.aio.pool:TaskPool" if pool == "asyncio" else pool
         self.timeout = float(os.environ[PREFIX + "TIMEOUT"])
         self.reruns = int(os.environ[PREFIX + "RERUNS"])
         wanted = json.loads(Path(os.environ[PREFIX + "WANTED"]).read_text())

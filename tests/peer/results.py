@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-POOLS = ("prefork", "threads")
+POOLS = ("prefork", "threads", "asyncio")
 Url = Literal["stock", "ours"]
 URLS: tuple[Url, ...] = ("stock", "ours")
 

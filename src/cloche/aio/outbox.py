@@ -29,20 +29,20 @@ class Outbox:
         self._reads, self._writes = os.pipe()
         os.set_blocking(self._reads, False)
         os.set_blocking(self._writes, False)
-        self._hub = False
+        self._hub: Any = None
         self._thread: Thread | None = None
 
     def put(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args)`` called in the consumer's thread. From any thread."""
         self._calls.put((function, args))
-        if self._hub and not self._poked:
+        if self._hub is not None and not self._poked:
             self._poked = True
             with contextlib.suppress(OSError):  # full: it is awake; closed: nobody listens
                 os.write(self._writes, b"x")
 
     def register(self, hub: Any) -> None:
         """Be woken by ``hub``; again after each reset of it."""
-        self._hub = True
+        self._hub = hub
         hub.add_reader(self._reads, self._woken)
         self.drain()
 
@@ -71,10 +71,14 @@ class Outbox:
         self.drain()
 
     def close(self) -> None:
-        self._hub = False
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.remove(self._reads)
         if self._thread is not None:
             self._calls.put(None)
             self._thread.join(5)
+        os.close(self._reads)
+        os.close(self._writes)
 
     def _woken(self) -> None:
         with contextlib.suppress(BlockingIOError):

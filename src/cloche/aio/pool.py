@@ -13,7 +13,6 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from threading import get_ident
 from time import monotonic, sleep
 from typing import Any
@@ -27,6 +26,7 @@ from celery.worker import state as worker_state
 from kombu.asynchronous import get_event_loop
 
 from cloche.aio import tracer
+from cloche.aio.crew import Crew
 from cloche.aio.direct_job import DirectJob
 from cloche.aio.direct_step import DirectStep
 from cloche.aio.job import Job, as_delivered, terminated
@@ -41,7 +41,8 @@ from cloche.aio.writers import Writers
 
 logger = get_logger("cloche.aio")
 
-#: Plain ``def`` tasks at a time, unless the Celery setting ``cloche_sync_concurrency`` says.
+#: Plain ``def`` tasks at a time at most, unless the Celery setting ``cloche_sync_concurrency``
+#: says otherwise.
 SYNC_CONCURRENCY = 8
 #: Seconds that cancelled bodies have for their clean-up when the worker stops at once.
 COLD_GRACE = 10.0
@@ -74,9 +75,8 @@ class TaskPool(BasePool):
             self._outbox.serve()
         self.watchdog = Watchdog(self._loop, self._expired)
         self.watchdog.start()
-        plain = int(self.app.conf.get("cloche_sync_concurrency") or SYNC_CONCURRENCY)
-        # Lanes hold the numbers down; a thread beyond them replaces one that hangs.
-        self._executor = ThreadPoolExecutor(plain + 64, thread_name_prefix="cloche-sync")
+        plain = self.app.conf.get("cloche_sync_concurrency") or min(self.limit, SYNC_CONCURRENCY)
+        self._crew = Crew("cloche-sync")
         self._lane = Lane(self.limit, self._start_coroutine)
         self._plain = Lane(plain, self._start_plain)
         self._renewal = Renewal(
@@ -182,7 +182,7 @@ class TaskPool(BasePool):
     def _start_plain(self, job: Job) -> bool:
         if not self._accept(job):
             return False
-        self._executor.submit(self._run_plain, job)
+        self._crew.submit(self._run_plain, job)
         return True
 
     def _accept(self, job: Job) -> bool:
@@ -381,7 +381,7 @@ class TaskPool(BasePool):
         self._outbox.drain()
         self.watchdog.stop()
         self._writers.stop()
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._crew.stop()
         self._outbox.close()
 
     # What ``inspect stats`` shows.

@@ -26,8 +26,9 @@ logger = get_logger("cloche.aio")
 
 #: Seconds between two looks while anything runs.
 TICK = 0.1
-#: Seconds without a sign of life after which the loop counts as blocked.
-STALL = 1.0
+#: Seconds without a sign of life after which the loop counts as blocked: with the ticks around
+#: it the stack is in the log within a second.
+STALL = 0.8
 #: Seconds a body may take to end after it was cancelled by a revoke.
 REVOKE_GRACE = 30.0
 
@@ -132,6 +133,8 @@ class Watchdog:
                 self._deaf[job] = (SoftTimeLimitExceeded, now)
             elif kind == HARD:
                 self._deaf[job] = (asyncio.CancelledError, now)
+        for job in [job for job in self._deaf if job.ended]:
+            self._deaf.pop(job, None)
         if self._deaf and (self._stalled or any(job.thread for job in self._deaf)):
             self._shout(now)
 

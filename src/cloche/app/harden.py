@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
 from cloche.app.routing import all_routes, celery_routes, declared_names
-from cloche.app.task import Task
+from cloche.app.task import Task, publish_quickly
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
 from cloche.settings import load, mask_url
@@ -100,6 +100,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
     app.cloche_settings, app.cloche_hardened = settings, done
     connect_lifecycle(app)
+    publish_quickly(app)
     return done
 
 

@@ -1,18 +1,33 @@
-"""The base class of tasks in applications made by :func:`cloche.create_app`."""
+"""The base class of tasks in applications made by :func:`cloche.create_app`.
+
+Applications that are only hardened get the quick ``apply_async`` alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import celery
+
 from cloche.aio.task import AsyncTask
 from cloche.broker.publish_many import Published, map_delay, starmap_delay
+from cloche.broker.publish_quick import quickly
 
 
-class Task(AsyncTask):
-    """Celery's task for coroutines too, and with bulk publish.
+class QuickTask(celery.Task):
+    """Celery's task; calls without options are published from a template where that means the
+    same."""
 
-    On other brokers than ours it publishes one by one.
+    abstract = True
+
+    apply_async = quickly(celery.Task.apply_async)
+
+
+class Task(AsyncTask, QuickTask):
+    """Celery's task, for coroutines too, quickly published, and with bulk publish.
+
+    On other brokers than ours it publishes as Celery does, one by one.
     """
 
     abstract = True
@@ -27,3 +42,9 @@ class Task(AsyncTask):
     def starmap_delay(self, items: Iterable[Iterable[Any]], **options: Any) -> Published:
         """The same where each item is a tuple of all positional arguments."""
         return starmap_delay(self, items, **options)
+
+
+def publish_quickly(app: celery.Celery) -> None:
+    """Give the same ``apply_async`` to tasks of ``app`` whose class has Celery's own."""
+    if app.Task.apply_async is celery.Task.apply_async:
+        app.Task.apply_async = quickly(celery.Task.apply_async)

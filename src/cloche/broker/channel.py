@@ -90,6 +90,9 @@ class Channel(Consuming, stock.Channel):
     #: While set, messages are collected here instead of being sent: (queue, suffix, message).
     captured: list[Captured] | None = None
 
+    #: The same for broadcasts: (channels of the server, message).
+    captured_broadcasts: list[tuple[list[str], message.Envelope]] | None = None
+
     _own: redis.Redis | None = None
     _claim: Lease | None = None
 
@@ -132,6 +135,10 @@ class Channel(Consuming, stock.Channel):
     def _put_fanout(
         self, exchange: str, message: message.Envelope, routing_key: str, **kwargs: Any
     ) -> None:
+        if self.captured_broadcasts is not None:
+            topics = [str(topic) for topic in self._get_publish_topics(exchange, routing_key)]
+            self.captured_broadcasts.append((topics, message))
+            return
         if kwargs.get("_publish_batch") is None and self.events.take(
             exchange, message, routing_key
         ):
@@ -141,14 +148,15 @@ class Channel(Consuming, stock.Channel):
     # -- publishing while the server is away
 
     @property
-    def _spools(self) -> bool:
+    def spools(self) -> bool:
+        """Whether messages are kept in a file while the server is away."""
         return self.publish_on_outage == "spool"
 
     def _new_outbox(self) -> Outbox | SpoolingOutbox:
         def client() -> redis.Redis:
             return self.own
 
-        if not self._spools:
+        if not self.spools:
             return Outbox(client, self.keys)
         found = self.pool.connection_kwargs
         server = " ".join(str(found.get(name)) for name in ("host", "port", "path", "db"))
@@ -156,14 +164,14 @@ class Channel(Consuming, stock.Channel):
 
     def _get_client(self) -> Any:
         found = super()._get_client()
-        return partial(patient_client, found) if self._spools else found
+        return partial(patient_client, found) if self.spools else found
 
     def _size(self, queue: str) -> int:
         try:
             return int(super()._size(queue))
         except ERRORS:
             # Declaring a queue asks for its length: kombu/transport/virtual/base.py.
-            if self._spools and not self.claimed:
+            if self.spools and not self.claimed:
                 return 0
             raise
 
@@ -172,7 +180,7 @@ class Channel(Consuming, stock.Channel):
             super()._queue_bind(*args)
         except ERRORS:
             # Tasks for a queue are sent to it by name; no binding is looked up.
-            if not self._spools or self.claimed:
+            if not self.spools or self.claimed:
                 raise
 
     # -- what is claimed
@@ -191,21 +199,30 @@ class Channel(Consuming, stock.Channel):
             self._claim.join(self.own)
         return self._claim
 
-    def give_back(self, tags: Iterable[str]) -> None:
-        """Put messages in flight back to the front of their queues, marked redelivered."""
+    def wait_if_doubtful(self) -> None:
+        """Before work begins; see :meth:`Lease.wait_if_doubtful`."""
+        if self._claim is not None:
+            self._claim.wait_if_doubtful()
+
+    def give_back(self, tags: Iterable[str], *, mark: bool = True) -> None:
+        """Put messages in flight back to the front of their queues, marked redelivered.
+
+        Without ``mark`` they go as they came: nobody has seen them.
+        """
         claim = self.claim
         fields = [field_of(tag)[1] for tag in tags if claim.holds(tag)]
         # The first fetched goes last, so that it is the next to be popped.
         fields.sort(key=lambda field: int(field.partition("/")[0]), reverse=True)
         moves: list[str] = []
-        for field, raw in zip(fields, self._texts(claim, fields), strict=True):
+        for field, raw in zip(fields, self.texts(claim, fields), strict=True):
             if raw is not None:
-                moves += [field, key_of(field), _redelivered(raw)]
+                moves += [field, key_of(field), _redelivered(raw) if mark else ""]
         if moves:
             lua.REQUEUE.run(self.own, [claim.inflight], moves)
         claim.let_go(fields)
 
-    def _texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+    def texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+        """What the server has of messages in flight."""
         if not fields:
             return []
         return list(send(self.own, "HMGET", claim.inflight, *fields))
@@ -217,7 +234,7 @@ class Channel(Consuming, stock.Channel):
             claim.tell_late(1)
             return
         field = field_of(tag)[1]
-        (raw,) = self._texts(claim, [field])
+        (raw,) = self.texts(claim, [field])
         if raw is not None:
             DeadLetters(self.own, self.keys).bury(claim.inflight, field, raw, reason, detail)
         claim.let_go([field])

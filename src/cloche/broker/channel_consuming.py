@@ -13,13 +13,13 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import redis
 from kombu.transport.redis import Empty, _socket_readable
 
 from cloche.broker import delayed, message
+from cloche.broker.channel_ahead import Ahead
 from cloche.broker.commands import send
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.lease import SUSPECT, field_of
@@ -47,11 +47,8 @@ PROMPT_SECONDS = 0.01
 FETCH_INTERVAL = 0.004
 
 
-class Consuming:
+class Consuming(Ahead):
     """The consuming half of a channel."""
-
-    #: What fetches in this channel's place, if anything: :class:`cloche.broker.direct.Direct`.
-    direct: Any = None
 
     # What it uses of kombu's channel and of ours.
     _active_queues: list[str]
@@ -75,12 +72,12 @@ class Consuming:
     def start_consuming(self) -> None:
         """Set up; nothing is sent before somebody consumes."""
         self.fetching = Outage("fetching")
-        self.listening = Outage("listening for remote control")
+        self.listening = Outage("listening for remote control", patient=True)
         self._fetch: Fetch | None = None
         self._drained = False
         self._announced = False
         self._send_text = False
-        self._fetched_at = 0.0
+        self.start_ahead()
         self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
@@ -118,7 +115,8 @@ class Consuming:
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
-            self.tell_more()
+        if self.inbox:
+            self.go_on()
         if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
             self.flush()
 
@@ -185,19 +183,15 @@ class Consuming:
 
         Only where an event loop wakes us, only when most of what may be held is held.
         """
-        if self.wake_later is None or 2 * wanted >= self.qos.prefetch_count:
+        if self.wake_later is None or 2 * wanted >= self.qos.prefetch_count + self.qos.ahead:
             return False
-        rest = self._fetched_at + FETCH_INTERVAL - time.monotonic()
+        if self.inbox:
+            return True  # there is work; each that ends brings us here again
+        rest = self.fetched_at + FETCH_INTERVAL - time.monotonic()
         if rest <= 0:
             return False
-        self.wake_later(rest)
+        self.wake_once(rest)
         return True
-
-    @property
-    def wake_later(self) -> Callable[[float], Any] | None:
-        """Makes the event loop turn after some seconds; None without an event loop."""
-        found: Callable[[float], Any] | None = self.connection.wake_later
-        return found
 
     def _send_wait(self) -> None:
         bells = [self.keys.bell(queue) for queue in self.active_queues]
@@ -219,7 +213,7 @@ class Consuming:
             claim.acks.take(),
             self.queue_order_strategy == "round_robin",
         )
-        self._fetched_at = time.monotonic()
+        self.fetched_at = time.monotonic()
         self._send(*fetch.command(text=self._send_text))
 
     def _send(self, *words: Any) -> None:
@@ -246,6 +240,7 @@ class Consuming:
             if not str(error).startswith("LEASELOST") or self._fetch is None:
                 raise
             self.claim.lose(self._fetch.consumer)
+            self.claim.tell_late(len(self._fetch.settle))
             self._fetch = None
             return False
         finally:
@@ -281,11 +276,11 @@ class Consuming:
 
     # -- delivering
 
-    def deliver(self) -> bool:
-        """Deliver what was fetched, as much as the budget allows; whether anything was."""
+    def deliver_some(self) -> bool:
+        """Deliver as much as the budget and the prefetch limit allow; whether anything was."""
         until = time.monotonic() + DELIVERY_BUDGET
         delivered = False
-        while self.inbox:
+        while self.inbox and self.qos.may_deliver():
             one = self.inbox.popleft()
             try:
                 envelope = self._next(one)
@@ -297,14 +292,15 @@ class Consuming:
                 delivered = True
             if time.monotonic() > until:
                 break
-        self.tell_more()
+        if self.inbox:
+            self.go_on()
         return delivered
 
     def _next(self, one: Fetched) -> message.Envelope | None:
         if not self.claim.holds(self.tag(one.field)):
             return None  # the lease was lost meanwhile
         if one.queue not in self.active_queues:
-            self.give_back([self.tag(one.field)])  # type: ignore[attr-defined]
+            self.give_back([self.tag(one.field)])
             return None
         envelope = self.opened(one)
         if envelope is None or self._kept_apart(one, envelope):
@@ -361,11 +357,13 @@ class Consuming:
         return self._more[0] if self._more else None
 
     def tell_more(self) -> None:
-        """Have the poller deliver what is in the inbox."""
         if self.inbox and self._more is None:
             self._more = socket.socketpair()
             self._more[1].send(b"\0")
-            self.connection.cycle.watch(self)
+            try:
+                self.connection.cycle.watch(self)
+            except ValueError:  # the event loop is being closed or made anew
+                self._stop_telling()
 
     def deliver_more(self) -> None:
         """Called by the poller. Raises Empty as kombu's readers do."""
@@ -392,7 +390,7 @@ class Consuming:
         self._suspects.clear()
         if undelivered:
             try:
-                self.give_back([self.tag(one.field) for one in undelivered])  # type: ignore[attr-defined]
+                self.give_back([self.tag(one.field) for one in undelivered])
             except ERRORS:
                 self.claim.let_go(one.field for one in undelivered)  # the keeper returns them
 

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from celery import signals
+from celery.app.task import Task
 
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.outage import ERRORS
+
+#: Celery's name for the place where a worker's class of requests is named; strategies read it when
+#: the consumer has connected. By name: a producer is spared what it imports.
+if Task.Request == "celery.worker.request:Request":
+    Task.Request = "cloche.broker.lost_process:Request"
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Celery's twenty lines on an unknown task, which end in "discarded": it is kept here."""
+    if str(record.msg).startswith("Received unregistered task of type"):
+        record.msg = "Received unregistered task of type %s: see the dead letters"
+        record.args = (record.args or ("?",))[:1] if isinstance(record.args, tuple) else ("?",)
+        record.exc_info = record.exc_text = None
+    return True
+
+
+@signals.worker_ready.connect
+def on_worker_ready(sender: Any = None, **_: Any) -> None:
+    """From now on, in a process that is a worker on this transport."""
+    if isinstance(sender.connection.default_channel, Channel):
+        logging.getLogger("celery.worker.consumer.consumer").addFilter(_shorten)
 
 
 @signals.task_unknown.connect

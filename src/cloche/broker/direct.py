@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,6 +79,7 @@ class Direct:
 
     def back(self, fetched: Iterable[Fetched]) -> None:
         """The channel delivers these after all."""
+        self._channel.fetched_at = time.monotonic()
         self._channel.inbox.extend(fetched)
         self._channel.tell_more()
 

@@ -88,6 +88,11 @@ class Keys:
         return f"{self.own}batch:{identity}"
 
     @property
+    def probe(self) -> str:
+        """String, expires at once: whether the server takes writes."""
+        return f"{self.own}probe"
+
+    @property
     def snapshots(self) -> str:
         """Hash: id of a purge -> what it set aside (JSON)."""
         return f"{self.own}snapshots"

@@ -62,6 +62,7 @@ class Lease:
         self.held: set[str] = set()
         self.acks = Acks()
         self.late = 0
+        self.renewed_at = 0.0
         self.on_lost: list[Callable[[frozenset[str]], None]] = []
         self.pid = os.getpid()
         self._asked: dict[Hashable, range] = {}
@@ -88,6 +89,7 @@ class Lease:
                 keys = [self.keys.leases, self.keys.inflight(consumer)]
                 lua.JOIN.run(client, keys, [consumer, self.milliseconds])
                 self.consumer = consumer
+                self.renewed_at = time.monotonic()
 
     def leave(self, client: redis.Redis) -> None:
         """End the lease; what is still held goes back at once. Raises what redis-py raises."""
@@ -110,8 +112,15 @@ class Lease:
         if reply is None:
             self.lose(consumer)
             return self.announce(client, queues)
-        self._clock_offset = int(reply[0]) - time.monotonic() * 1000
+        self.renewed_at = time.monotonic()
+        self._clock_offset = int(reply[0]) - self.renewed_at * 1000
         return int(reply[1])
+
+    def wait_if_doubtful(self, seconds: float = 1.0) -> None:
+        """Before work begins: if the process slept past its lease, let the keeper ask first."""
+        until = time.monotonic() + seconds
+        while time.monotonic() - self.renewed_at > self.seconds and time.monotonic() < until:
+            time.sleep(0.002)
 
     def server_time(self) -> int:
         """The server's clock, Unix ms, as of the last renewal."""
@@ -192,6 +201,7 @@ class Lease:
             taken = frozenset(tag_of(consumer, field) for field in self.held)
             self.consumer = ""
             self.held.clear()
+            unsent = len(self.acks)
             self.acks.clear()
             self._asked.clear()
             self._orphans.clear()
@@ -203,6 +213,8 @@ class Lease:
         )
         for told in self.on_lost:
             told(taken)
+        self.tell_late(unsent)
+        self.renewed_at = time.monotonic()  # no doubt left
 
     def tell_late(self, count: int) -> None:
         """Log and count deliveries that were settled after they were taken from us."""

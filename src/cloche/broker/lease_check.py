@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import current_app
+from celery import current_app, current_task
+from celery.app.task import Context
 
 from cloche.broker.channel import Channel
 from cloche.broker.commands import send
@@ -21,10 +22,22 @@ def lease_lost(task: Any) -> bool:
     tag = (task.request.properties or {}).get("delivery_tag", "")
     if not task.acks_late or task.request.is_eager or "/" not in tag:
         return False
-    app = task.app or current_app
+    return _lost(task.app or current_app, tag)
+
+
+def _lost(app: Any, tag: str) -> bool:
     with app.connection_or_acquire() as connection:
         channel = connection.default_channel
         if not isinstance(channel, Channel):
             return False
         consumer, field = field_of(tag)
         return not send(channel.own, "HEXISTS", channel.keys.inflight(consumer), field)
+
+
+def _lease_lost(self: Context) -> bool:
+    """Whether the message of this run was taken from the worker; see :func:`lease_lost`."""
+    return bool(current_task) and lease_lost(current_task)
+
+
+# ``self.request.lease_lost`` in a body. Celery has no place to name a class of contexts.
+Context.lease_lost = property(_lease_lost)

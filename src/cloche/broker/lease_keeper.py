@@ -7,6 +7,7 @@ lease.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +39,11 @@ TERM = 1.5
 #: Seconds between rounds at least, unless more is due than one round promotes.
 LEAST_PAUSE = 0.01
 
+#: Seconds a leader waits before it calls anybody dead, if it could not reach the server itself or
+#: has just begun. After an outage of the server all leases have run out, of consumers that are
+#: alive: each is back after its longest pause (outage.py).
+GRACE = 3.0
+
 #: Due messages promoted in one call; while there are more, the next call follows at once.
 PROMOTED = 500
 
@@ -62,11 +68,13 @@ class LeaseKeeper:
         self._client = client
         self._queues = queues
         self._reaper = Reaper(client, lease.keys, max_deliveries)
-        self._outage = Outage("lease renewal")
+        self._outage = Outage("lease renewal", patient=True)
         self._stopping = threading.Event()
         self._renew_at = 0.0
         self._tick_at = 0.0
         self._busy_until = 0.0
+        self._contact_at = -math.inf
+        self._judges_from = 0.0
         self._unknown: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="cloche-lease", daemon=True)
 
@@ -105,7 +113,9 @@ class LeaseKeeper:
             try:
                 self._round()
                 self._outage.over()
+                self._contact_at = time.monotonic()
             except ERRORS as error:
+                self._contact_at = -math.inf
                 self._outage.failed(error)
                 self._client.connection_pool.disconnect()
             except Exception:
@@ -161,6 +171,13 @@ class LeaseKeeper:
         if moves:
             lua.REQUEUE.run(self._client, [self._lease.inflight], moves)
 
+    def _judges(self) -> bool:
+        """Whether we have been in touch with the server for long enough to know who is dead."""
+        now = time.monotonic()
+        if now - self._contact_at > FOLLOWER_PERIOD + TERM:
+            self._judges_from = now + GRACE
+        return now >= self._judges_from
+
     def _tick(self) -> None:
         lease, keys = self._lease, self._lease.keys
         reply = lua.TICK.run(
@@ -172,6 +189,7 @@ class LeaseKeeper:
                 keys.prefix,
                 PROMOTED,
                 FORGET_QUEUE * 1000,
+                lease.server_time() if self._judges() else 0,
                 *keys.suffixes,
             ],
         )

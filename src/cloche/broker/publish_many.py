@@ -168,6 +168,7 @@ class _Making:
         self._channel = channel
         self._templates: dict[object, list[tuple[str, str, Template]] | None] = {}
         self._ids: Iterator[str] = iter(())
+        self._reply = app.thread_oid
         # Who listens to each publish must hear of each.
         self._plain = not (
             signals.before_task_publish.receivers
@@ -187,7 +188,7 @@ class _Making:
         eta = due.isoformat() if due else ""
         wait = delayed.wait_until(due) if due else 0
         for queue, suffix, template in templates:
-            text = template.fill(task_id, call.args, call.kwargs, eta, wait)
+            text = template.fill(task_id, call.args, call.kwargs, eta, wait, self._reply)
             yield _Made(task_id, queue, suffix, wait, text)
 
     def _next_id(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import redis
 from kombu.utils.json import dumps
 
 from cloche.broker import delayed, lua, message
+from cloche.broker.commands import send_all
 from cloche.broker.keys import Keys
 from cloche.broker.outage import ERRORS, Outage
 from cloche.broker.publish_spool import Spool, Spooled, default_directory
@@ -36,11 +37,22 @@ class Outbox:
             return
         self.push(queue, suffix, str(dumps(envelope)))
 
-    def push(self, queue: str, suffix: str, text: str) -> None:
-        """Send the text of a message that is due. Raises what redis-py raises."""
+    def push(
+        self, queue: str, suffix: str, text: str, broadcasts: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Send the text of a message that is due, and ``broadcasts`` (channel, text) with it.
+
+        Raises what redis-py raises.
+        """
         keys = self._keys
         names = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
-        lua.PUBLISH.run(self._client(), names, [text, queue])
+        commands = [lua.PUBLISH.command(names, [text, queue])]
+        commands += [["PUBLISH", topic, event] for topic, event in broadcasts]
+        reply = send_all(self._client(), commands)[0]
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            lua.PUBLISH.run(self._client(), names, [text, queue])
+        elif isinstance(reply, Exception):
+            raise reply
 
 
 class SpoolingOutbox:

@@ -57,6 +57,7 @@ class Spool:
     def __init__(self, directory: Path, name: str, send: Callable[[Spooled], None]) -> None:
         self.path = directory / f"{name}.spool"
         self._send = send
+        self._sent: set[str] = set()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -79,18 +80,21 @@ class Spool:
     def replay(self) -> int:
         """Send all in order and forget them; how many. Raises what ``send`` raises.
 
-        Interrupted anywhere, it is simply repeated: a message sent before is not sent again.
+        Interrupted anywhere, it is simply repeated: a message sent before is not sent again. This
+        process goes on where it was, so that a connection cut again and again brings it forward.
         """
         sent = 0
         with self._locked() as file:
             file.seek(0)
             for line in file.read().splitlines():
                 one = _parsed(line)
-                if one is not None:
+                if one is not None and one.id not in self._sent:
                     self._send(one)
+                    self._sent.add(one.id)
                     sent += 1
             file.truncate(0)
             os.fsync(file.fileno())
+            self._sent.clear()
         if sent:
             logger.warning("%d messages spooled during an outage were published", sent)
         return sent

@@ -20,10 +20,13 @@ from kombu.utils.json import dumps
 
 from cloche.broker import message
 
-_KINDS = ("id", "args", "kw", "body", "tag", "at", "eta", "wait")
+_KINDS = ("id", "args", "kw", "body", "tag", "at", "eta", "wait", "reply", "clock", "now")
 _MARKS = [f"@@cloche-{kind}@@" for kind in _KINDS]
-_ID, _ARGS, _KWARGS, _BODY, _TAG, _AT, _ETA, _WAIT = _MARKS
-_MARK = re.compile('"@@cloche-(?:at|wait)@@"|@@cloche-(?:id|args|kw|body|tag|eta)@@')
+_ID, _ARGS, _KWARGS, _BODY, _TAG, _AT, _ETA, _WAIT, _REPLY, _CLOCK, _NOW = _MARKS
+_BODY_AT, _CLOCK_AT = _MARKS.index(_BODY), _MARKS.index(_CLOCK)
+_MARK = re.compile(
+    '"@@cloche-(?:at|wait|clock|now)@@"|@@cloche-(?:id|args|kw|body|tag|eta|reply)@@'
+)
 _encode = json.JSONEncoder().encode
 _SCALARS = frozenset({int, float, bool, type(None)})
 _QUOTES = re.compile(r"['\"\\]")
@@ -31,12 +34,38 @@ _QUOTES = re.compile(r"['\"\\]")
 #: Celery's default for argsrepr_maxsize and kwargsrepr_maxsize (celery/app/amqp.py).
 REPR_LIMIT = 1024
 
+#: Celery's default for ``task_repr_maxlevels``, and saferepr's.
+REPR_LEVELS = 3
+
 #: Options with which Celery is asked for the sample.
-SAMPLE: dict[str, Any] = {"task_id": _ID, "argsrepr": _ARGS, "kwargsrepr": _KWARGS}
+SAMPLE: dict[str, Any] = {
+    "task_id": _ID,
+    "argsrepr": _ARGS,
+    "kwargsrepr": _KWARGS,
+    "reply_to": _REPLY,
+}
+
+#: What goes to the places of a text, in the order of ``_KINDS``.
+Values = list[str]
 
 
 class NotTemplatableError(Exception):
     """The message cannot be filled in: not JSON, compressed, signed, …"""
+
+
+class _Cut:
+    """A text with places to fill in."""
+
+    def __init__(self, text: str) -> None:
+        self._first, *self._rest = _MARK.split(text)
+        self._order = [_MARKS.index(mark.strip('"')) for mark in _MARK.findall(text)]
+
+    def fill(self, values: Values) -> str:
+        parts = [self._first]
+        for kind, fixed in zip(self._order, self._rest, strict=True):
+            parts.append(values[kind])
+            parts.append(fixed)
+        return "".join(parts)
 
 
 class Template:
@@ -46,13 +75,7 @@ class Template:
     """
 
     def __init__(self, envelope: message.Envelope) -> None:
-        envelope = json.loads(dumps(envelope))
-        if (
-            envelope.get("content-type") != "application/json"
-            or envelope["properties"].get("body_encoding") != "base64"
-            or envelope["headers"].get("compression")
-        ):
-            raise NotTemplatableError
+        envelope = _plain(envelope)
         _, _, embed = json.loads(base64.b64decode(envelope["body"]))
         self.delayed = bool(envelope["headers"].get("eta"))
         if self.delayed:
@@ -61,10 +84,8 @@ class Template:
         envelope["properties"].update(delivery_tag=_TAG, timestamp=_AT)
         for name in ("argsrepr", "kwargsrepr"):
             envelope["properties"].pop(name, None)  # Celery passes unknown options on
-        text = dumps(envelope)
         self._embed = dumps(embed)
-        self._fixed = _MARK.split(text)
-        self._order = [_MARKS.index(mark.strip('"')) for mark in _MARK.findall(text)]
+        self._text = _Cut(dumps(envelope))
 
     def fill(
         self,
@@ -73,28 +94,79 @@ class Template:
         kwargs: Mapping[str, Any],
         eta: str = "",
         wait: int = 0,
+        reply: str = "",
     ) -> str:
-        """The text of one message, due at ``eta``, in ``wait`` ms.
+        """The text of one message, due at ``eta``, in ``wait`` ms, answers to ``reply``.
 
         Raises kombu's EncodeError or TypeError.
         """
-        body = f"[{_json(args)}, {_json(kwargs) if kwargs else '{}'}, {self._embed}]".encode()
-        values = (
+        return self._text.fill(self.values(task_id, args, kwargs, eta, wait, reply))
+
+    def text(self, values: Values) -> str:
+        """The text with these values."""
+        return self._text.fill(values)
+
+    def body(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """The body as it stands in the message. Raises kombu's EncodeError or TypeError."""
+        text = f"[{_json(args)}, {_json(kwargs) if kwargs else '{}'}, {self._embed}]"
+        return b2a_base64(text.encode(), newline=False).decode()
+
+    def values(
+        self,
+        task_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        eta: str = "",
+        wait: int = 0,
+        reply: str = "",
+    ) -> Values:
+        """What one message has at its places. Raises kombu's EncodeError or TypeError."""
+        now = time.time()
+        return [
             task_id,
             _encode(_repr(args))[1:-1],
             _encode(_repr(kwargs))[1:-1] if kwargs else "{}",
-            b2a_base64(body, newline=False).decode(),
+            self.body(args, kwargs),
             task_id,
-            f"{time.time():.3f}",
+            f"{now:.3f}",
             eta,
             str(wait),
-        )
-        fixed = self._fixed
-        parts = [fixed[0]]
-        for number, kind in enumerate(self._order, 1):
-            parts.append(values[kind])
-            parts.append(fixed[number])
-        return "".join(parts)
+            reply,
+            "0",
+            repr(now),
+        ]
+
+
+class EventTemplate:
+    """Text of the ``task-sent`` events that go with such messages."""
+
+    def __init__(self, envelope: message.Envelope) -> None:
+        envelope = _plain(envelope)
+        event = json.loads(base64.b64decode(envelope["body"]))
+        event.update(clock=_CLOCK, timestamp=_NOW)
+        self._event = _Cut(dumps(event))
+        envelope["body"] = _BODY
+        envelope["properties"]["delivery_tag"] = _TAG
+        self._text = _Cut(dumps(envelope))
+
+    def fill(self, values: Values, clock: int) -> str:
+        """The event for the message with these values, at Celery's logical time."""
+        own = [*values]
+        own[_CLOCK_AT] = str(clock)
+        own[_BODY_AT] = b2a_base64(self._event.fill(own).encode(), newline=False).decode()
+        return self._text.fill(own)
+
+
+def _plain(envelope: message.Envelope) -> message.Envelope:
+    """A copy. Raises NotTemplatableError unless its body is JSON in base64."""
+    copy: message.Envelope = json.loads(dumps(envelope))
+    if (
+        copy.get("content-type") != "application/json"
+        or copy["properties"].get("body_encoding") != "base64"
+        or copy["headers"].get("compression")
+    ):
+        raise NotTemplatableError
+    return copy
 
 
 def check_arguments(task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -129,7 +201,7 @@ def _is_plain(item: Any) -> bool:
 
 
 def _repr(value: Any) -> str:
-    items = value.values() if isinstance(value, Mapping) else value
+    items = (*value, *value.values()) if isinstance(value, Mapping) else value
     if all(map(_is_plain, items)):
         text = repr(value)
         if len(text) <= REPR_LIMIT:

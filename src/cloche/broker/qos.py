@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from kombu.transport import virtual
 
+from cloche.broker import results_later
+
 #: Messages fetched at once where the consumer set no limit.
 FETCH_LIMIT = 100
+
+#: Seconds of work fetched ahead of the prefetch limit, and no more than FETCH_LIMIT messages.
+AHEAD = 0.02
+
+#: Seconds over which it is measured how many tasks end.
+WINDOW = 0.1
 
 
 class QoS(virtual.QoS):
@@ -17,6 +26,29 @@ class QoS(virtual.QoS):
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
         self._pid = os.getpid()
+        self._since = time.monotonic()
+        self._settled = 0
+        self._rate = 0.0
+
+    @property
+    def used(self) -> int:
+        """Messages delivered whose tasks have not run; those that only wait for their result
+        to be stored hold no place."""
+        return max(0, len(self._delivered) - len(self._dirty) - results_later.finished())
+
+    @property
+    def ahead(self) -> int:
+        """How many messages may be fetched before they may be delivered.
+
+        As many as ended lately within AHEAD seconds: none where tasks take long.
+        """
+        if self.channel.wake_later is None or "can_consume" in self.__dict__:
+            return 0
+        seconds = time.monotonic() - self._since
+        if seconds >= WINDOW:
+            self._rate = self._settled / seconds
+            self._since, self._settled = time.monotonic(), 0
+        return min(FETCH_LIMIT, int(self._rate * AHEAD))
 
     def capacity(self) -> int:
         """How many messages may be fetched now."""
@@ -28,20 +60,25 @@ class QoS(virtual.QoS):
             return 1
         if not self.prefetch_count:
             return FETCH_LIMIT
-        used: int = len(self._delivered) - len(self._dirty) + self.channel.waiting
-        free: int = self.prefetch_count - used
+        free: int = self.prefetch_count + self.ahead - self.used - self.channel.waiting
         return max(0, min(FETCH_LIMIT, free))
 
     def can_consume(self) -> bool:
         """Whether one more message may be fetched."""
-        limit = self.prefetch_count
-        used = len(self._delivered) - len(self._dirty) + self.channel.waiting
-        return not limit or used < limit
+        limit: int = self.prefetch_count
+        return not limit or self.used + self.channel.waiting < limit + self.ahead
+
+    def may_deliver(self) -> bool:
+        """Whether one more message may be delivered."""
+        return not self.prefetch_count or self.used < self.prefetch_count
 
     def ack(self, delivery_tag: str) -> None:
         """The message is done with."""
         self.channel.claim.settle(delivery_tag)
+        self._settled += 1
         self._quick_ack(delivery_tag)
+        if self.channel.inbox:
+            self.channel.deliver_next()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Back to the front of its queue, or to the dead letters."""

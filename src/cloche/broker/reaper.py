@@ -47,7 +47,7 @@ class Reaper:
             for field, raw in zip(page, texts, strict=True):
                 if raw is not None:
                     guilty = suspect is None or suspect == field
-                    returned += self._return(consumer, field, raw, guilty=guilty)
+                    returned += self.bring_back(held, consumer, field, raw, guilty=guilty)
         send(self._client, "DEL", held)
         send(self._client, "SREM", self._keys.reaping, consumer)
         logger.warning(
@@ -62,8 +62,13 @@ class Reaper:
         value = send(self._client, "HGET", held, SUSPECT)
         return None if value is None else value.decode()
 
-    def _return(self, consumer: str, field: str, raw: bytes, *, guilty: bool) -> int:
-        held = self._keys.reaped(consumer)
+    def bring_back(
+        self, held: str, consumer: str, field: str, raw: bytes, *, guilty: bool = True
+    ) -> int:
+        """Move one message out of the hash ``held``: 1 if it went to its queue, 0 if it is dead.
+
+        ``guilty``: count the death of ``consumer`` against it. Raises what redis-py raises.
+        """
         letters = DeadLetters(self._client, self._keys)
         try:
             envelope = message.decode(raw)

@@ -16,6 +16,7 @@ from celery.backends import redis as stock
 from celery.exceptions import BackendStoreError
 from kombu.utils.encoding import bytes_to_str
 
+from cloche.broker import results_later
 from cloche.broker.direct_results import ResultWriter
 from cloche.broker.results_commit import GroupCommit, Store
 from cloche.broker.results_waiting import ResultWaiter
@@ -50,10 +51,13 @@ class _OneCall:
             )
         seconds = self.failure_expires if state == states.FAILURE else self.expires
         key = self.get_key_for_task(task_id)  # type: ignore[attr-defined]
-        self.ensure(self._store, (key, value, int(seconds or 0)))  # type: ignore[attr-defined]
+        one = Store(key, value, int(seconds or 0))
+        if not results_later.deferred(self, one, state, request):
+            self.ensure(self.store_now, (one.key, one.value, one.seconds))  # type: ignore[attr-defined]
         return result
 
-    def _store(self, key: str | bytes, value: str | bytes, seconds: int) -> None:
+    def store_now(self, key: str | bytes, value: str | bytes, seconds: int) -> None:
+        """Store it unless a success is stored. Raises what redis-py raises."""
         found = self._commit.store(self.client, Store(key, value, seconds))
         while isinstance(found, bytes):
             if self.decode_result(found)["status"] == states.SUCCESS:  # type: ignore[attr-defined]
@@ -124,6 +128,11 @@ def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend 
     kind = SentinelBackend if (url or "").startswith("sentinel") else RedisBackend
     found: RedisBackend | SentinelBackend = kind(app=app, url=url, **kwargs)
     return found
+
+
+def needs_no_producer(backend: Any) -> bool:
+    """Whether what it does for a result before its task is sent needs no producer."""
+    return type(backend).on_task_call is _OneCall.on_task_call
 
 
 async def aget(

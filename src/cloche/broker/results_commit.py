@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from cloche.broker import lua
+from cloche.broker.commands import send_all
 
 
 @dataclass(eq=False, slots=True)
@@ -69,7 +70,7 @@ class GroupCommit:
                     self._sending = False
                     return
             try:
-                replies = _send(client, batch)
+                replies = send_batch(client, batch)
             except Exception as error:  # noqa: BLE001 (each caller gets it)
                 replies = [error] * len(batch)
             for one, reply in zip(batch, replies, strict=True):
@@ -77,7 +78,7 @@ class GroupCommit:
                 one.done.set()
 
 
-def _send(client: redis.Redis, batch: list[Store]) -> list[Any]:
+def send_batch(client: redis.Redis, batch: list[Store]) -> list[Any]:
     """One reply each: 1 stored, 0 not to be replaced, bytes to be judged, or an error.
 
     A notification of a state that may not replace a success reaches nobody who waits: they
@@ -86,7 +87,7 @@ def _send(client: redis.Redis, batch: list[Store]) -> list[Any]:
     new = [one for one in batch if not one.seen]
     words = [words for one in new for words in (one.first(), ["PUBLISH", one.key, one.value])]
     outcome: dict[int, Any] = {}
-    for one, reply in zip(new, _pipeline(client, words)[::2], strict=True):
+    for one, reply in zip(new, _all(client, words)[::2], strict=True):
         outcome[id(one)] = 1 if reply is True or reply == b"OK" else reply
     again = [one for one in batch if outcome.get(id(one)) is None]
     for one, reply in zip(again, _replace(client, again), strict=True):
@@ -95,17 +96,12 @@ def _send(client: redis.Redis, batch: list[Store]) -> list[Any]:
 
 
 def _replace(client: redis.Redis, batch: list[Store]) -> list[Any]:
-    replies = _pipeline(client, [one.command() for one in batch])
+    replies = _all(client, [one.command() for one in batch])
     if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
         # Nothing was stored where the script is not known; elsewhere repeating does no harm.
-        replies = _pipeline(client, [one.command(text=True) for one in batch])
+        replies = _all(client, [one.command(text=True) for one in batch])
     return replies
 
 
-def _pipeline(client: redis.Redis, commands: list[list[Any]]) -> list[Any]:
-    if not commands:
-        return []
-    with client.pipeline(transaction=False) as pipe:
-        for words in commands:
-            pipe.execute_command(*words)  # type: ignore[no-untyped-call]
-        return pipe.execute(raise_on_error=False)
+def _all(client: redis.Redis, commands: list[list[Any]]) -> list[Any]:
+    return send_all(client, commands) if commands else []

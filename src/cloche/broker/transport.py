@@ -8,14 +8,17 @@ from typing import Any
 import redis
 from kombu.transport import redis as stock
 
-from cloche.broker import dead_letters_celery, transport_url
+from cloche.broker import dead_letters_celery, lease_check, transport_url
 from cloche.broker.channel import Channel
 from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
 from cloche.broker.delayed_celery import extend_control
 from cloche.errors import BrokerError, BrokerFault
 
-__all__ = ["Transport", "dead_letters_celery"]
+__all__ = ["Transport", "dead_letters_celery", "lease_check"]
+
+#: How a server begins that refuses writes for now (server.c, createSharedObjects).
+_NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING")
 
 
 class Transport(stock.Transport):
@@ -34,6 +37,9 @@ class Transport(stock.Transport):
     #: Set by an event loop; see :meth:`Consuming.wake_later`.
     wake_later: Callable[[float], Any] | None = None
 
+    #: Set by an event loop: has it call a function, from any thread.
+    call_soon: Callable[[Callable[[], None]], Any] | None = None
+
     def __init__(self, client: Any, **kwargs: Any) -> None:
         transport_url.check(client)
         if transport_url.scheme_of(client).startswith("sentinel"):
@@ -45,10 +51,12 @@ class Transport(stock.Transport):
     def establish_connection(self) -> Any:
         """Connect.
 
-        Raises BrokerError for a Redis Cluster, ReadOnlyError for a replica: Celery tries again.
+        Raises BrokerError for a Redis Cluster. For a replica ReadOnlyError and, to a consumer,
+        for a server that takes no writes ConnectionError: Celery tries again, with growing pauses.
         """
         extend_control()
         connection = super().establish_connection()
+        self._check_writes()
         info = self._info()
         if str(info.get("cluster_enabled")) == "1":
             raise BrokerError(
@@ -62,6 +70,21 @@ class Transport(stock.Transport):
             raise redis.exceptions.ReadOnlyError(f"this server is a replica of {master}")
         return connection
 
+    def _check_writes(self) -> None:
+        """Celery's worker declares queues as it starts, and ends where that is refused.
+
+        A publisher is told by its publish, at once: only a consumer asks for heartbeats.
+        """
+        if not self.client.heartbeat:
+            return
+        channel = self.channels[0]
+        try:
+            channel.own.set(channel.keys.probe, "", px=1)
+        except redis.exceptions.RedisError as error:
+            code = getattr(error, "status_code", None) or ""
+            if f"{code} {error}".lstrip().startswith(_NO_WRITES):
+                raise redis.exceptions.ConnectionError(f"it takes no writes: {error}") from error
+
     def _info(self) -> Mapping[str, Any]:
         try:
             found: Mapping[str, Any] = self.channels[0].own.info()
@@ -73,6 +96,7 @@ class Transport(stock.Transport):
         """Be driven by Celery's event loop."""
         super().register_with_event_loop(connection, loop)
         self.wake_later = lambda seconds: loop.call_later(seconds, int)
+        self.call_soon = loop.call_soon
 
     def _collect(self, connection: Any) -> None:
         """Called by kombu after a connection error, instead of closing in good order."""

@@ -9,7 +9,7 @@ import click
 
 from cloche.cli.options import settings_options
 from cloche.launch.environment import join
-from cloche.launch.workers import declared_workers, run_worker
+from cloche.launch.workers import declared_workers, run_worker, undeclared_worker
 from cloche.settings import Resolved
 from cloche.settings.model import WorkerSettings
 
@@ -54,7 +54,8 @@ def worker(
             told[key] = tuple(str(told[key]).split(","))
     if "queues" in told:  # named here, they are not what the declared worker leaves to others
         told.setdefault("exclude_queues", ())
-    base = declared_workers(environment.settings).get(like or name, WorkerSettings())
+    declared = declared_workers(environment.settings)
+    base = declared.get(like or name) or undeclared_worker(environment.resolved)
     sys.exit(
         run_worker(
             environment,

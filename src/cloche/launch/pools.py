@@ -13,8 +13,8 @@ from cloche.app import consumed_queues
 from cloche.errors import SettingsError
 from cloche.settings.model import WorkerSettings
 
-#: What Celery calls the pools that it does not know by our names.
-IMPLEMENTATIONS = {"asyncio": "cloche.aio.pool:TaskPool"}
+#: Pools of ours, by our name or by Celery's for the one they stand for.
+IMPLEMENTATIONS = {"asyncio": "cloche.aio.pool:TaskPool", "threads": "cloche.app.thread:TaskPool"}
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
 #: Tasks at once in a threads worker that says nothing else.

@@ -10,13 +10,17 @@ from celery.platforms import SecurityWarning
 from celery.utils.nodenames import default_nodename, host_format
 
 from cloche.app import declared_names
+from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
 from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.launch.pools import IMPLEMENTATIONS, queues_of, settle
-from cloche.settings import Settings
+from cloche.settings import Resolved, Settings
 from cloche.settings.celery_keys import kibibytes
 from cloche.settings.model import WorkerSettings
+
+#: Seconds between heartbeat events; they tell readers how long to wait for the next.
+HEARTBEAT = 5
 
 
 def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
@@ -33,6 +37,18 @@ def declared_workers(settings: Settings) -> Mapping[str, WorkerSettings]:
         "worker": WorkerSettings(exclude_queues=(family.queue,)),
         "download": WorkerSettings(queues=(family.queue,)),
     }
+
+
+def undeclared_worker(resolved: Resolved) -> WorkerSettings:
+    """A worker that no setting names: what the application itself says of its workers."""
+    for name, worker in resolved.settings.workers.items():
+        said = {
+            field: getattr(worker, field)
+            for field in worker.model_fields_set
+            if resolved.origin(f"workers.{name}.{field}").kind == "app"
+        }
+        return WorkerSettings.model_validate(said)
+    return WorkerSettings()
 
 
 def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
@@ -75,6 +91,7 @@ def run_worker(
         **app.conf.result_backend_transport_options,
         "retry_policy": {"max_retries": None, "interval_max": 5},
     }
+    collect_events(app)
     # To app.Worker None means what the configuration says.
     app.conf.worker_max_tasks_per_child = worker.max_tasks_per_child
     app.conf.worker_max_memory_per_child = kibibytes(worker.max_memory_per_child)
@@ -86,6 +103,9 @@ def run_worker(
         concurrency=worker.concurrency,
         prefetch_multiplier=worker.prefetch,
         **use_quick_mingle(app),
+        # With it every worker reads every other one's heartbeats: two thirds of what idle costs.
+        without_gossip=True,
+        heartbeat_interval=HEARTBEAT,
         loglevel=loglevel,
         quiet=True,
     )

@@ -129,8 +129,14 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
-        gc.collect()  # Celery's results unsubscribe when they die: while the broker is there
+        # Celery's results unsubscribe when they die: let them, while the broker is there.
+        self.app.backend._pending_results.concrete.clear()
+        gc.collect()
+        self.app.backend.result_consumer.stop()
+        self.app.backend.client.connection_pool.disconnect()
         self.app.close()
+        del self.app
+        gc.collect()
 
 
 @contextlib.contextmanager

@@ -150,7 +150,7 @@ async def unstorable() -> object:
 async def again(self: Any) -> int:
     await asyncio.sleep(0)
     if self.request.retries < 2:
-        raise self.retry(countdown=0)
+        raise self.retry(countdown=0.5)
     return int(self.request.retries)
 
 
@@ -159,7 +159,7 @@ async def again_in_vain(self: Any) -> None:
     try:
         raise ValueError("in vain")
     except ValueError as error:
-        raise self.retry(exc=error, countdown=0) from error
+        raise self.retry(exc=error, countdown=0.5) from error
 
 
 @job(
@@ -173,7 +173,7 @@ async def by_itself(self: Any) -> int:
     return int(self.request.retries)
 
 
-@job(base=Hooked, autoretry_for=(ValueError,), max_retries=1, retry_kwargs={"countdown": 0})
+@job(base=Hooked, autoretry_for=(ValueError,), max_retries=1, retry_kwargs={"countdown": 0.5})
 async def by_itself_in_vain() -> None:
     raise ValueError("never")
 

@@ -164,3 +164,16 @@ def test_a_worker_renews_itself_in_place_without_losing_a_task(
         found.wait_ready(times=2)
         assert set(_words(found, "ended").values()) == {1}
         assert found.send("census").get(timeout=40)["pid"] == found.process.pid
+
+
+def test_a_plain_task_that_hangs_does_not_keep_the_worker_from_ending(
+    tmp_path: Path, broker_url: str
+) -> None:
+    with worker(tmp_path, broker_url, "hanging", task_acks_late=True) as found:
+        found.send("plain", 90)
+        found.send("late", "waiting", 90)
+        wait_for("the start", lambda: ["waiting"] in found.notes("began"))
+        wait_for("both", lambda: found.ask("stats")["pool"]["sync-running"] == 1)
+        found.process.send_signal(signal.SIGQUIT)
+        found.process.wait(40)
+        wait_for("both given back", lambda: _left(found, broker_url)[0] == 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLo
 
 from cloche.errors import TaskCancelledError
 from tests.acceptance.stack import wait_for
-from tests.integration.aio_pool.harness import Worker
+from tests.integration.aio_pool.harness import Worker, worker
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -165,3 +166,31 @@ def _most_at_once(spans: list[tuple[float, float]]) -> int:
 
 def test_the_soft_limit_reaches_plain_tasks_too(asyncio_worker: Worker) -> None:
     assert asyncio_worker.send("plain_soft").get(timeout=20) == "tidied up"
+
+
+def test_it_works_on_a_transport_without_an_event_loop(tmp_path: Path, broker_url: str) -> None:
+    letters, control = tmp_path / "letters", tmp_path / "control"
+    letters.mkdir()
+    control.mkdir()
+    options = {
+        "data_folder_in": str(letters),
+        "data_folder_out": str(letters),
+        "control_folder": str(control),
+    }
+    with worker(
+        tmp_path,
+        "filesystem://",
+        "filesystem",
+        result_backend=broker_url,
+        broker_transport_options=options,
+        worker_enable_remote_control=False,
+    ) as found:
+        results = [found.send("late", str(number), 0.5) for number in range(10)]
+        plain, soft = found.send("plain", 0.1), found.send("soft", 30)
+        assert [one.get(timeout=40) for one in results] == [str(number) for number in range(10)]
+        assert plain.get(timeout=20)[2] == plain.id
+        assert soft.get(timeout=20) == "tidied up"
+        unfinished = found.send("late", "last", 2)
+        wait_for("its start", lambda: ["last"] in found.notes("began"))
+        assert found.stop() == 0
+        assert unfinished.get(timeout=10) == "last"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -21,14 +22,15 @@ from tests.acceptance.stack import clean_environ, wait_for
 
 ROOT = Path(__file__).parents[3]
 
-#: How each pool is asked for, and how many processes it runs its tasks in.
+#: How each pool is asked for, how many processes it runs its tasks in, and the transport and
+#: result backend it is tried with.
 POOLS = {
-    "prefork": (["-P", "prefork", "-c", "2"], 2),
-    "threads": (["-P", "threads", "-c", "10"], 1),
-    "solo": (["-P", "solo"], 1),
+    "prefork": (["-P", "prefork", "-c", "2"], 2, "redis"),
+    "threads": (["-P", "threads", "-c", "10"], 1, "cloche+redis"),
+    "solo": (["-P", "solo"], 1, "redis"),
 }
 if importlib.util.find_spec("cloche.aio.pool") is not None:
-    POOLS["asyncio"] = (["-P", "custom", "-c", "100"], 1)
+    POOLS["asyncio"] = (["-P", "custom", "-c", "100"], 1, "cloche+redis")
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -93,27 +95,31 @@ class Project:
         )
         self.app = Celery(f"client-{pool}", broker=broker, backend=broker, set_as_current=False)
         self.app.conf.task_default_queue = self.name
-        self.log = directory / "log"
+        self.directory = directory
         self.processes = 1
+        self._starts = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        options, self.processes = POOLS[self.pool]
+        options, self.processes, _ = POOLS[self.pool]
         words = ["-m", "celery", "-A", "tests.integration.aio_task.project", "worker"]
-        with self.log.open("wb") as log:
+        self._starts += 1
+        current = self.directory / f"log-{self._starts}"
+        with current.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, *words, *options, "-l", "INFO", "-n", f"{self.name}@%h"],
-                cwd=self.log.parent,
+                cwd=self.directory,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_for("the worker to be ready", lambda: " ready." in self.output, 60)
+        wait_for("the worker to be ready", lambda: " ready." in current.read_text(), 60)
 
     @property
     def output(self) -> str:
-        return self.log.read_text(errors="replace")
+        """What all its workers have logged."""
+        return "".join(log.read_text() for log in sorted(self.directory.glob("log-*")))
 
     @property
     def lines(self) -> list[str]:
@@ -122,11 +128,22 @@ class Project:
     def send(self, name: str, *args: object, **options: object) -> Any:
         return self.app.send_task(f"project.{name}", args, **options)
 
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> int:
         """A warm stop; the exit code."""
+        if self.running:
+            self.signal(signal.SIGTERM)
+        return self.wait_end()
+
+    def wait_end(self) -> int:
         assert self._process is not None
-        if self._process.poll() is None:
-            self._process.terminate()
         try:
             return self._process.wait(60)
         finally:
@@ -144,7 +161,8 @@ def project(
 ) -> Iterator[Project]:
     """A running worker of the project on each pool."""
     directory = tmp_path_factory.mktemp(request.param)
-    own = Project(request.param, directory, broker=broker_url, database=database, site=site)
+    broker = broker_url.replace("redis", POOLS[request.param][2], 1)
+    own = Project(request.param, directory, broker=broker, database=database, site=site)
     own.start()
     yield own
     own.stop()

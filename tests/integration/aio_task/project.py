@@ -16,12 +16,18 @@ from typing import Any
 import httpx
 from celery import Celery, current_task
 from celery.exceptions import SoftTimeLimitExceeded
+from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cloche import async_task, resource
 
 POOL_SIZE = 3
+
+
+class Point(BaseModel):
+    x: int
+
 
 app = Celery("project", broker=os.environ["PROJECT_BROKER"], backend=os.environ["PROJECT_BROKER"])
 app.conf.task_default_queue = os.environ["PROJECT_NAME"]
@@ -83,6 +89,22 @@ async def flaky(self: Any, wanted: int) -> list[Any]:
     self.update_state(state="PROGRESS", meta={"done": 1})
     inner = await asyncio.create_task(_state_of(self))
     return [self.request.retries, inner]
+
+
+@async_task(
+    app=app,
+    name="project.stumbling",
+    bind=True,
+    autoretry_for=(OSError,),
+    default_retry_delay=0,
+    pydantic=True,
+)
+async def stumbling(self: Any, point: Point) -> Point:
+    """Fails twice with an error it is retried for."""
+    await asyncio.sleep(0)
+    if self.request.retries < 2:
+        raise OSError("not yet")
+    return Point(x=point.x + await add.coroutine(self.request.retries, 0))
 
 
 async def _state_of(task: Any) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
 
+import pytest
 from celery import chain, signature
 from celery.result import ResultSet
 
@@ -15,6 +17,11 @@ from tests.integration.aio_task.conftest import ROOT, Project
 
 TASKS = 500
 POOL_SIZE = 3
+
+
+def on(*pools: str) -> pytest.MarkDecorator:
+    """Only on these: on the others Celery has no limits, cannot terminate a task, …"""
+    return pytest.mark.parametrize("project", pools, indirect=True, scope="module")
 
 
 def judge(results: list[dict[str, Any]], processes: int) -> None:
@@ -53,6 +60,10 @@ def test_retries_progress_and_the_request_work_in_the_coroutine(project: Project
     assert project.send("flaky", 0).get(timeout=60) == [0, "PROGRESS"]
 
 
+def test_automatic_retries_and_models_work_on_coroutines(project: Project) -> None:
+    assert project.send("stumbling", {"x": 40}).get(timeout=60) == {"x": 42}
+
+
 def test_chains_of_coroutines_pass_their_values(project: Project) -> None:
     parts = [
         signature("project.add", args, app=project.app, queue=project.name)
@@ -61,22 +72,20 @@ def test_chains_of_coroutines_pass_their_values(project: Project) -> None:
     assert chain(*parts, app=project.app).apply_async().get(timeout=60) == 113
 
 
+@on("prefork", "threads", "asyncio")
 def test_a_coroutine_sends_a_task_and_awaits_its_result(project: Project) -> None:
-    if project.pool != "solo":  # which runs one task at a time
-        assert project.send("family").get(timeout=60) == 3
+    assert project.send("family").get(timeout=60) == 3
 
 
+@on("prefork", "asyncio")
 def test_a_soft_limit_lets_the_coroutine_tidy_up_and_return(project: Project) -> None:
-    if project.pool in ("threads", "solo"):  # which know no limits
-        return
     before = len(project.lines)
     assert project.send("slow", 60, soft_time_limit=1).get(timeout=60) == "limited"
     assert project.lines[before:] == ["started", "tidied up"]
 
 
+@on("prefork", "asyncio")
 def test_a_terminated_task_tidies_up(project: Project) -> None:
-    if project.pool in ("threads", "solo"):  # which cannot terminate
-        return
     before = len(project.lines)
     result = project.send("slow", 60)
     wait_for("its start", lambda: "started" in project.lines[before:], 60)
@@ -95,3 +104,17 @@ def test_a_stopping_worker_closes_what_it_opened(project: Project) -> None:
     assert len(closed) == len(set(closed)) >= len(opened) - 1 >= 0
     assert opened[-1] in closed
     assert "Traceback" not in project.output
+
+
+@on("prefork", "solo", "asyncio")
+def test_a_worker_that_is_told_to_leave_at_once_lets_the_coroutine_tidy_up(
+    project: Project,
+) -> None:
+    if not project.running:
+        project.start()
+    before = len(project.lines)
+    project.send("slow", 60)
+    wait_for("its start", lambda: "started" in project.lines[before:], 60)
+    project.signal(signal.SIGQUIT)
+    wait_for("its end", lambda: "tidied up" in project.lines[before:], 60)
+    project.wait_end()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,12 +25,23 @@ APP = "tests.integration.transport.ledger_app"
 ROOT = Path(__file__).parents[3]
 
 
-def wait_until(true: Callable[[], object], what: str, seconds: float = 20) -> None:
+def wait_until(true: Callable[[], object], what: str, seconds: float = 40) -> None:
     """Wait for a condition; fail with ``what`` when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A line of the ledger: what happened, in which process, when (Unix s), in which run."""
+
+    word: str
+    number: int
+    pid: int
+    at: float
+    run: str
 
 
 class Ledger:
@@ -39,14 +51,22 @@ class Ledger:
         self.path = path
         path.touch()
 
+    def effects(self, word: str | None = None) -> list[Effect]:
+        """Those of that word, or all."""
+        found = []
+        for line in self.path.read_text().splitlines():
+            name, number, pid, at, run = line.split()
+            if word in (None, name):
+                found.append(Effect(name, int(number), int(pid), float(at), run))
+        return found
+
     def words(self) -> list[tuple[str, int]]:
         """(word, number) of each effect."""
-        lines = (line.split() for line in self.path.read_text().splitlines())
-        return [(fields[0], int(fields[1])) for fields in lines]
+        return [(effect.word, effect.number) for effect in self.effects()]
 
     def count(self, word: str) -> Counter[int]:
         """How often each number had that effect."""
-        return Counter(number for found, number in self.words() if found == word)
+        return Counter(effect.number for effect in self.effects(word))
 
 
 class Bench:
@@ -78,7 +98,7 @@ class Bench:
         """Publish one task."""
         options = {
             name: arguments.pop(name)
-            for name in ("countdown", "eta", "queue", "priority", "task_id")
+            for name in ("countdown", "eta", "queue", "priority", "retry", "task_id")
             if name in arguments
         }
         self.app.send_task(f"{APP}.{task}", [number], arguments, **options)
@@ -91,11 +111,12 @@ class Bench:
         url: str | None = None,
         ready: bool = True,
         conf: dict[str, Any] | None = None,
+        environ: dict[str, str] | None = None,
         **options: Any,
     ) -> Worker:
         """Start a worker; ``options`` are transport options, ``conf`` Celery settings."""
         settings = {"broker_transport_options": {**self.options, **options}, **(conf or {})}
-        found = Worker(self, pool, concurrency, url or self.url, settings)
+        found = Worker(self, pool, concurrency, url or self.url, settings, environ or {})
         self.workers.append(found)
         if ready:
             found.wait_ready()
@@ -138,7 +159,13 @@ class Worker:
     """``celery worker`` in a process group of its own."""
 
     def __init__(
-        self, bench: Bench, pool: str, concurrency: int, url: str, conf: dict[str, Any]
+        self,
+        bench: Bench,
+        pool: str,
+        concurrency: int,
+        url: str,
+        conf: dict[str, Any],
+        environ: dict[str, str],
     ) -> None:
         self.log_path = bench.directory / f"worker-{len(bench.workers)}.log"
         environment = {
@@ -148,6 +175,7 @@ class Worker:
             "LEDGER_CONF": json.dumps(conf),
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
+            **environ,
         }
         command = [sys.executable, "-m", "celery", "-A", APP, "worker", "-l", "INFO"]
         command += ["-P", pool, "-c", str(concurrency), "-n", f"{self.log_path.stem}@test"]
@@ -167,7 +195,7 @@ class Worker:
         return self.log_path.read_text(errors="replace")
 
     def wait_ready(self) -> None:
-        wait_until(lambda: "ready." in self.log or not self.alive, "worker is ready")
+        wait_until(lambda: "ready." in self.log or not self.alive, "worker is ready", 60)
         assert self.alive, self.log
 
     @property
@@ -184,7 +212,7 @@ class Worker:
             self.signal(signal.SIGKILL)
         self.process.wait(timeout=10)
 
-    def stop(self, seconds: float = 20) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """SIGTERM to the worker, as a supervisor does; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=seconds)

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from celery import Celery, Task
+from celery import Celery, Task, current_task
 
 from cloche.broker.lease_check import lease_lost
 
@@ -25,7 +25,9 @@ app.conf.update(settings | json.loads(os.environ.get("LEDGER_CONF", "{}")))
 
 
 def write(word: str, number: int) -> None:
-    line = f"{word} {number} {os.getpid()} {time.time():.3f}\n".encode()
+    now = time.clock_gettime(time.CLOCK_REALTIME)  # right where a test shifts time.time
+    run = current_task.request.id if current_task else "-"
+    line = f"{word} {number} {os.getpid()} {now:.3f} {run}\n".encode()
     handle = os.open(os.environ["LEDGER_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(handle, line)
@@ -48,6 +50,13 @@ def kill_worker(number: int) -> None:
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
+@app.task
+def kill_child(number: int) -> None:
+    """Kill the pool process it runs in."""
+    write("start", number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(bind=True)
 def tell_redelivered(self: Task, number: int) -> None:
     write(f"redelivered={self.request.delivery_info['redelivered']}", number)
@@ -68,4 +77,4 @@ def ask_lease(self: Task, number: int, seconds: float) -> None:
     """Write whether the lease is lost, before and after some seconds."""
     write(f"before={lease_lost(self)}", number)
     time.sleep(seconds)
-    write(f"after={lease_lost(self)}", number)
+    write(f"after={self.request.lease_lost}", number)

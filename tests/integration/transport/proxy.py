@@ -6,6 +6,7 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,9 @@ class Proxy:
         self._selector = selectors.DefaultSelector()
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._silent: set[socket.socket] = set()
+        self._cuts: Callable[[bytes], bool] | None = None
+        self._doomed: set[socket.socket] = set()
+        self._near: set[socket.socket] = set()
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -30,6 +34,18 @@ class Proxy:
         """Half-open: connections there are now pass nothing any more; new ones work."""
         with self._lock:
             self._silent |= set(self._pairs)
+
+    def lead_to(self, target: int) -> None:
+        """Forward new connections to another port."""
+        self._target = target
+
+    def cut_replies(self, commands: Callable[[bytes], bool]) -> None:
+        """From now on, close a connection when the server answers such a command, unheard.
+
+        ``commands`` is asked about each piece of data a client sends.
+        """
+        with self._lock:
+            self._cuts = commands
 
     def cut(self) -> None:
         """Close all connections there are now."""
@@ -71,6 +87,7 @@ class Proxy:
         except OSError:
             near.close()
             return
+        self._near.add(near)
         for end, other in ((near, far), (far, near)):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._pairs[end] = other
@@ -85,9 +102,11 @@ class Proxy:
                 if not data:
                     self._selector.unregister(end)  # the other side learns nothing
                 return
-            if not data:
+            if not data or end in self._doomed:
                 self._drop(end)
                 return
+            if self._cuts and end in self._near and self._cuts(data):
+                self._doomed.add(self._pairs[end])  # its answer is the end
             self._pairs[end].sendall(data)
         except OSError:
             self._drop(end)
@@ -96,7 +115,8 @@ class Proxy:
         for one in (end, self._pairs.pop(end, None)):
             if one is not None:
                 self._pairs.pop(one, None)
-                self._silent.discard(one)
+                for marked in (self._silent, self._doomed, self._near):
+                    marked.discard(one)
                 with contextlib.suppress(KeyError, ValueError):
                     self._selector.unregister(one)
                 one.close()

@@ -19,7 +19,6 @@ import pytest
 from celery import Celery, signals
 
 from cloche.broker import publish_many as bulk
-from cloche.broker.publish_quick import QuickPublisher
 from cloche.testing import BrokerProcess
 from tests.integration.transport.harness import Bench, wait_until
 from tests.integration.transport.proxy import Proxy
@@ -178,26 +177,6 @@ def test_a_chunk_whose_reply_was_cut_is_not_published_twice(bench: Bench) -> Non
 def test_wrong_arguments_are_refused_where_celery_refuses_them(task: Any) -> None:
     with pytest.raises(TypeError):
         bulk.starmap_delay(task, [(1, 2, 3, 4)])
-    with pytest.raises(TypeError):
-        QuickPublisher(task).send((), {"nonsense": 1})
-
-
-def test_a_quick_message_is_celerys_message(bench: Bench, task: Any) -> None:
-    task.delay(1, y="two")
-    quick = QuickPublisher(task)
-    ids = [quick.send((1,), {"y": "two"}) for _ in range(3)]
-    by_celery, *by_template = messages(bench)
-    assert [without_ids(one) for one in by_template] == [without_ids(by_celery)] * 3
-    assert [one["headers"]["id"] for one in by_template] == ids
-
-
-def test_what_cannot_be_quick_is_left_to_celery(bench: Bench, task: Any) -> None:
-    quick = QuickPublisher(task)
-    bench.app.conf.task_send_sent_event = True
-    assert quick.send((1,), {}) is None
-    bench.app.conf.task_send_sent_event = False
-    assert quick.send((1,), {}) is not None
-    assert bench.client.llen("celery") == 1
 
 
 PRODUCER = """

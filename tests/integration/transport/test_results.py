@@ -84,9 +84,10 @@ def test_results_of_threads_share_round_trips_and_none_is_lost(app: Celery) -> N
     assert [backend._get_task_meta_for(f"t{n}")["result"] for n in range(500)] == list(range(500))
 
 
-def test_sending_a_task_does_not_subscribe_but_waiting_does(
+def test_sending_a_task_need_not_subscribe_but_waiting_does(
     app: Celery, broker: BrokerProcess
 ) -> None:
+    app.conf.result_backend_transport_options = {"subscribe_on_call": False}
     client = broker.client()
     sent = app.send_task("nobody", task_id="waited-for")
     assert client.pubsub_channels() == []

@@ -59,7 +59,15 @@ def _serve(bench: Bench, reached: Reached) -> Stand:
     return Stand(bench, reached, bench.worker("threads", 1, conf=conf), conf)
 
 
-@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+#: In the short form too.
+SHORT = [("valkey-9", "tcp"), ("redis-7", "acl-prefix"), ("redis-7", "tls")]
+PARAMS = [
+    pytest.param(one, marks=() if one in SHORT else pytest.mark.long, id="-".join(one))
+    for one in COMBINATIONS
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def stand(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stand]:

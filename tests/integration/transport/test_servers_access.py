@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from cloche.broker.probe import probe
 from cloche.errors import BrokerError, BrokerFault
 from cloche.testing import BrokerProcess
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, wait_until
+from tests.integration.transport.harness import Bench, connections, wait_until
 from tests.integration.transport.servers import CONNECTIONS, Reached
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(params=servers.PROGRAMS)
@@ -56,9 +60,23 @@ def test_a_worker_that_may_not_fetch_says_so_and_goes_on_when_it_may(limited: Be
 def test_a_worker_without_remote_control_channels_ends_with_the_reason(limited: Bench) -> None:
     change(limited, "resetchannels")
     worker = limited.worker("threads", 1, ready=False)
-    assert worker.process.wait(timeout=20) != 0
+    assert worker.process.wait(timeout=60) != 0
     assert "permission" in worker.log
     assert "channel" in worker.log
+
+
+def test_a_worker_that_may_not_wait_or_listen_works_on_and_says_so_once(limited: Bench) -> None:
+    worker = limited.worker("threads", 1)
+    change(limited, "-brpop", "-psubscribe")
+    for one in connections(limited.client):
+        limited.client.client_kill_filter(_id=one["id"])
+    for number in range(4):
+        limited.send(number)
+        wait_until(partial(limited.done, number + 1), "it still fetches")
+        time.sleep(1)
+    assert 1 <= worker.log.count("ACL LOG") <= 4, "once for each thing that is forbidden"
+    assert worker.log.count("paused") <= 6
+    assert worker.alive
 
 
 def test_publishing_to_a_queue_of_others_is_refused_with_the_reason(limited: Bench) -> None:
@@ -137,7 +155,7 @@ def test_a_redis_cluster_is_refused_with_the_reason(path: Path, tmp_path: Path) 
         with pytest.raises(BrokerError, match="Redis Cluster"):
             probe(bench.url)
         worker = bench.worker("solo", 1, ready=False)
-        assert worker.process.wait(timeout=20) != 0
+        assert worker.process.wait(timeout=60) != 0
         assert "Redis Cluster" in worker.log
         assert "cloche+sentinel://" in worker.log.splitlines()[-1], "the fix"
 

@@ -15,6 +15,8 @@ from tests.integration.transport import servers
 from tests.integration.transport.harness import Bench, wait_until
 from tests.integration.transport.sentinels import MASTER, SentinelGroup
 
+pytestmark = pytest.mark.long
+
 
 class Producer(threading.Thread):
     """Sends numbered tasks until told to stop; knows which of them a replica had for sure."""

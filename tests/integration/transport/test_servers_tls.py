@@ -18,6 +18,8 @@ from cloche.errors import BrokerError, BrokerFault
 from tests.integration.transport import servers
 from tests.integration.transport.harness import Bench, wait_until
 
+pytestmark = pytest.mark.long
+
 NAME = "tests.integration.transport.servers_app.double"
 
 

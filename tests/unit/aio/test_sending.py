@@ -118,12 +118,12 @@ def test_results_of_any_backend_can_be_awaited(app: Celery) -> None:
     async def wait() -> list[Any]:
         eager = await fails.adelay()
         app.conf.task_always_eager = False
-        app.backend.store_result("one", 1, "SUCCESS")
-        app.backend.store_result("two", ValueError("no"), "FAILURE")
-        one, two, never = (fails.AsyncResult(name) for name in ("one", "two", "never"))
-        later = asyncio.create_task(fails.AsyncResult("later").aget(timeout=20))
+        app.backend.store_result("sending-one", 1, "SUCCESS")
+        app.backend.store_result("sending-two", ValueError("no"), "FAILURE")
+        one, two, never = (fails.AsyncResult(f"sending-{name}") for name in ("one", "two", "never"))
+        later = asyncio.create_task(fails.AsyncResult("sending-later").aget(timeout=20))
         await asyncio.sleep(0.02)
-        app.backend.store_result("later", 3, "SUCCESS")
+        app.backend.store_result("sending-later", 3, "SUCCESS")
         with pytest.raises(ValueError, match="no"):
             await two.aget()
         with pytest.raises(TimeoutError):

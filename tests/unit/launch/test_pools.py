@@ -11,6 +11,7 @@ from celery import Celery, _state
 from cloche.aio.task import async_task
 from cloche.errors import CoroutineTaskError
 from cloche.launch.pools import COROUTINES, cores, foreseen, settle
+from cloche.launch.workers import undeclared_worker
 from cloche.settings.celery_app import set_by_app
 from cloche.settings.loading import load
 from cloche.settings.model import WorkerSettings
@@ -99,3 +100,11 @@ def test_an_application_may_name_the_pool_itself(name: str) -> None:
     app.conf.worker_pool = name
     resolved = load(environ={}, app_conf=set_by_app(app.conf))
     assert resolved.settings.workers["main"].pool == "asyncio"
+    assert undeclared_worker(resolved).pool == "asyncio"
+
+
+def test_a_worker_that_no_setting_names_takes_only_what_the_application_says() -> None:
+    said = {"workers.main.concurrency": 3, "workers.main.queues": ["a"]}
+    resolved = load(said, environ={}, app_conf={"worker_pool": "threads"})
+    worker = undeclared_worker(resolved)
+    assert (worker.pool, worker.concurrency, worker.queues) == ("threads", None, ())

@@ -2,7 +2,8 @@
 -- KEYS: 1 leader, 2 leases, 3 being reaped (set), 4 queues with delayed messages (set),
 --       5 consumed queues (zset), 6 paused queues (set)
 -- ARGV: 1 consumer, 2 leader's term in ms, 3 key prefix, 4 messages to promote at most,
---       5 ms after which a queue nobody consumes is forgotten, 6... priority suffixes
+--       5 ms after which a queue nobody consumes is forgotten, 6 server time in ms when this was
+--       asked, or 0 to take over nobody, 7... priority suffixes
 -- Returns nil for a follower, else {promoted, bells rung, ms until the next message is due or
 -- -1, in-flight hashes to empty...}.
 local leader = redis.call('GET', KEYS[1])
@@ -16,7 +17,12 @@ local own = prefix .. 'cloche:'
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
 
-for _, consumer in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms, 'LIMIT', 0, 20)) do
+local expired = {}
+-- A call that waited in the socket of a stopped server comes before the renewals it held up.
+if ms - ARGV[6] < tonumber(ARGV[2]) then
+    expired = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', ms, 'LIMIT', 0, 20)
+end
+for _, consumer in ipairs(expired) do
     redis.call('ZREM', KEYS[2], consumer)
     local inflight = own .. 'inflight:' .. consumer
     if redis.call('EXISTS', inflight) == 1 then
@@ -70,7 +76,7 @@ for _, queue in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
     local bell = own .. 'bell:' .. queue
     if not paused[queue] and redis.call('EXISTS', bell) == 0 then
         local keys = {}
-        for s = 6, #ARGV do
+        for s = 7, #ARGV do
             keys[#keys + 1] = prefix .. queue .. ARGV[s]
         end
         if redis.call('EXISTS', unpack(keys)) > 0 then

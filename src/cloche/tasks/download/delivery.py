@@ -13,8 +13,8 @@ from typing import Any
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.utils.log import get_logger
-from celery.worker.request import Request
 
+from cloche.broker.lost_process import Request
 from cloche.database import Database
 from cloche.errors import DatabaseError
 from cloche.tasks.app_settings import settings_of
@@ -64,8 +64,8 @@ class Delivery(Request):
 
     def reject(self, requeue: bool = False) -> None:
         """Note that it comes back."""
-        self._again = requeue
         super().reject(requeue)
+        self._again = requeue and not self.buried
 
     def _retry_worker_lost(self, exc: BaseException, exc_info: ExceptionInfo) -> bool:
         self._again = super()._retry_worker_lost(exc, exc_info)

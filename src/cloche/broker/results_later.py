@@ -1,0 +1,197 @@
+"""Results of pool threads, stored while the threads go on with other tasks.
+
+A thread that runs tasks within :class:`Deferring` hands a success to one committing thread, which
+stores all that have come in one round trip and only then lets the worker hear that the task is
+done: it is acknowledged, told of in events and gone from ``inspect active`` after its result is
+stored, as everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import signals, states
+from celery._state import get_current_task
+from celery.app.trace import task_has_custom
+
+from cloche.broker.results_commit import Store, send_batch
+
+logger = logging.getLogger("cloche.transport")
+
+#: Results that wait at most; beyond them each thread waits for its own.
+WAITING = 200
+
+#: Results in one round trip at most.
+BATCH = 100
+
+
+class Committer:
+    """One thread that stores the results of all others; ``backend`` is one of theirs."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._queue: queue.SimpleQueue[tuple[Store, Callable[[], None]]] = queue.SimpleQueue()
+        self._waiting = 0
+        self._changed = threading.Condition()
+        self.pid = os.getpid()
+        name = "cloche-results"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def waiting(self) -> int:
+        """Results that wait."""
+        return self._waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether threads had better wait."""
+        return self._waiting >= WAITING
+
+    def store(self, one: Store, then: Callable[[], None]) -> None:
+        """Store it soon, and call ``then`` once it is stored."""
+        with self._changed:
+            self._waiting += 1
+        self._queue.put((one, then))
+        for listener in tuple(_listeners):
+            listener.place_is_free()
+
+    def drain(self, seconds: float | None = None) -> bool:
+        """Wait until all is stored; False if it was not within ``seconds``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._waiting == 0, seconds)
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while len(batch) < BATCH and not self._queue.empty():
+                batch.append(self._queue.get())
+            self._commit(batch)
+            with self._changed:
+                self._waiting -= len(batch)
+                self._changed.notify_all()
+
+    def _commit(self, batch: list[tuple[Store, Callable[[], None]]]) -> None:
+        try:
+            replies = send_batch(self._backend.client, [one for one, _ in batch])
+        except Exception as error:  # noqa: BLE001 (stored one by one below)
+            replies = [error] * len(batch)
+        for (one, then), reply in zip(batch, replies, strict=True):
+            try:
+                if not isinstance(reply, int):
+                    self._alone(one)
+                then()
+            except Exception:
+                # Not stored: as in a thread of the pool, the task is not acknowledged.
+                logger.exception("a task could not be finished: %s", one.key)
+
+    def _alone(self, one: Store) -> None:
+        """As a thread stores its own: judged, and repeated as the backend's policy says."""
+        self._backend.ensure(self._backend.store_now, (one.key, one.value, one.seconds))
+
+
+class Listener(Protocol):
+    """Told from any thread that a task has run and only its result is not stored yet."""
+
+    def place_is_free(self) -> None: ...
+
+
+_listeners: weakref.WeakSet[Any] = weakref.WeakSet()
+_committers: weakref.WeakKeyDictionary[Any, dict[str, Committer]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _committers.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _committer(backend: Any) -> Committer:
+    """The one for this application and server; Celery has a backend for each thread."""
+    found = _committers.get(backend.app, {}).get(backend.url)
+    if found is None:
+        with _lock:
+            of_app = _committers.setdefault(backend.app, {})
+            found = of_app.get(backend.url) or of_app.setdefault(backend.url, Committer(backend))
+    return found
+
+
+def listen(listener: Listener) -> None:
+    """Tell it, as long as it lives."""
+    _listeners.add(listener)
+
+
+def finished() -> int:
+    """Tasks of this process that have run and whose results are not stored yet."""
+    return sum(one.waiting for of_app in list(_committers.values()) for one in of_app.values())
+
+
+def drain(app: Any) -> None:
+    """Wait until every result of ``app`` is stored and its task told done."""
+    for committer in list(_committers.get(app, {}).values()):
+        committer.drain()
+
+
+class _Thread(threading.local):
+    deferring = False
+    deferred: tuple[Committer, Store] | None = None
+
+
+_thread = _Thread()
+
+
+def deferred(backend: Any, one: Store, state: str, request: Any) -> bool:
+    """Whether the thread's :class:`Deferring` takes charge of this result."""
+    if not _thread.deferring or state != states.SUCCESS or request is None or request.chord:
+        return False
+    task = get_current_task()
+    if task is None or not unwatched(task):
+        return False
+    committer = _committer(backend)
+    if committer.full:
+        return False
+    _thread.deferred = (committer, one)
+    return True
+
+
+def unwatched(task: Any) -> bool:
+    """Whether nothing runs in the worker between storing the result and telling it is done."""
+    return not (
+        signals.task_success.receivers
+        or signals.task_postrun.receivers
+        or task_has_custom(task, "on_success")
+        or task_has_custom(task, "after_return")
+    )
+
+
+class Deferring:
+    """Run one task's tracer within it, and tell its outcome through :meth:`done`."""
+
+    def __enter__(self) -> Deferring:
+        _thread.deferring, _thread.deferred = True, None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _thread.deferring, _thread.deferred = False, None
+
+    def done(self, callback: Callable[[Any], Any]) -> Callable[[Any], None]:
+        """``callback`` for the tracer's outcome: called at once, or once the result is stored."""
+
+        def told(outcome: Any) -> None:
+            waits = _thread.deferred
+            if waits is None:
+                callback(outcome)
+            else:
+                committer, one = waits
+                committer.store(one, lambda: callback(outcome))
+
+        return told
