@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import orjson
 from celery import signals
 from celery.app import trace as stock_trace
+from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import state, strategy
 from celery.worker.request import Request
@@ -32,9 +33,8 @@ from cloche.aio.tracer import Trace, build, is_coroutine_task
 
 logger = get_logger("cloche.aio")
 
-#: The strategy and the requests whose steps these are: tasks with others take Celery's way.
+#: The strategy whose steps these are: tasks with others take Celery's way.
 STRATEGY = "celery.worker.strategy:default"
-REQUEST = "celery.worker.request:Request"
 
 #: Headers that make a message something else than a plain one.
 _SPECIAL = ("eta", "expires", "compression", "x-delivery-count", "stamped_headers")
@@ -161,6 +161,15 @@ class DirectPath:
         followed: bool = before.take_follower(one)
         return followed
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the lease may be lost: who begins now has to wait until that is known."""
+        return bool(self._path.doubtful)
+
+    def gone(self, tag: str) -> None:
+        """Its run is over."""
+        self._open.pop(tag, None)
+
     def follow(self, followers: list[Any]) -> None:
         """What they waited for has ended. From any thread."""
         self._loop.call_soon_threadsafe(self.deliver, followers)
@@ -250,7 +259,9 @@ class DirectPath:
 
 
 def _is_stock(task: Any) -> bool:
-    return bool(task.Strategy == STRATEGY and task.Request in (REQUEST, Request))
+    kind = symbol_by_name(task.Request)
+    ours = kind is Request or vars(kind).get("begins_directly", False)
+    return bool(task.Strategy == STRATEGY and ours)
 
 
 def _event_writer(dispatcher: Any, loop: asyncio.AbstractEventLoop) -> Any:

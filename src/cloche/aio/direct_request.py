@@ -40,6 +40,13 @@ class Line(Protocol):
     def follow(self, followers: list[Any]) -> None:
         """Deliver what waited for its end."""
 
+    def gone(self, tag: str) -> None:
+        """Its run is over."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the lease may be lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -146,17 +153,10 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
                 self.acknowledged = True
                 line.settle(self.tag)
 
-        def reject(self, requeue: bool = False) -> None:
-            """As Celery's."""
-            if not self.acknowledged:
-                self.acknowledged = True
-                line.reject(self.tag, requeue)
-                self.send_event("task-rejected", requeue=requeue)
-
         @property
         def unwanted(self) -> bool:
-            """Whether it was revoked since it came: Celery's code deals with it then."""
-            return self._already_revoked or self.id in state.revoked
+            """Whether it was revoked since it came, or may not be ours: for Celery's code."""
+            return self._already_revoked or self.id in state.revoked or line.doubtful
 
         def begins(self, pid: int, now: float) -> None:
             """As Celery's ``on_accepted``; ``now`` is Unix seconds."""
@@ -190,6 +190,7 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
             """Celery has been told how it ended."""
             with _lock:
                 followers, self.followers = self.followers, None
+            line.gone(self.tag)
             if followers:
                 line.follow(followers)
 
@@ -207,8 +208,8 @@ def request_class(task: Task, setting: Setting) -> type[Any]:
             return lambda *_: line.settle(self.tag)
 
         @property
-        def on_reject(self) -> Any:
-            """The same for a rejection."""
+        def _on_reject(self) -> Any:
+            """What ``reject`` calls."""
             return lambda _, __, requeue: line.reject(self.tag, requeue)
 
         @property

@@ -89,6 +89,12 @@ class Direct:
         """The delivery tag of a message just fetched."""
         return f"{self.claim.consumer}/{field}"
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the process slept past its lease: see :meth:`Lease.wait_if_doubtful`."""
+        claim = self.claim
+        return time.monotonic() - claim.renewed_at > claim.seconds
+
     def settle(self, tag: str) -> None:
         """The message is done with."""
         self.claim.settle(tag)

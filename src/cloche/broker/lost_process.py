@@ -28,6 +28,9 @@ logger = logging.getLogger("cloche.transport")
 class Request(stock.Request):
     """Celery's request. ``Task.Request`` names it once Cloche's transport is in use."""
 
+    #: The direct path may begin it without :meth:`on_accepted`: it asks for doubts itself.
+    begins_directly = True
+
     #: Whether its process died.
     lost = False
     #: Whether the message became a dead letter.

@@ -152,7 +152,7 @@ def test_connections_that_are_cut_cost_nothing(server: BrokerProcess, shared: Wo
     wait_for("some to run", lambda: len(_numbers(shared, "began")) >= 1)
     client = server.client()
     for kind in ("normal", "pubsub"):
-        client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        client.client_kill_filter(_type=kind, skipme=True)
     assert [result.get(timeout=30) for result in results] == [f"cut {n}" for n in range(30)]
     began = _numbers(shared, "began")
     assert {began[f"cut {number}"] for number in range(30)} == {1}
@@ -163,7 +163,8 @@ def test_a_killed_workers_tasks_run_elsewhere(server: BrokerProcess, tmp_path: P
     with _worker(server, tmp_path, "first", task_default_queue="kill") as first:
         results = [first.send("late", f"kill {number}", 0.3) for number in range(60)]
         wait_for("some to end", lambda: len(_numbers(first, "ended")) >= 5)
-        first.close()
+        first.process.kill()
+        first.process.wait(10)
         with _worker(server, tmp_path, "second", task_default_queue="kill") as second:
             assert [one.get(timeout=40) for one in results] == [f"kill {n}" for n in range(60)]
             twice = _numbers(first, "began") & _numbers(second, "began")
