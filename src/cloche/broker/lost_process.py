@@ -83,7 +83,10 @@ class Request(stock.Request):
         return not self.buried
 
     def _bring_back(self, channel: Channel) -> None:
-        self.buried = not _bring_back(channel, self.message, self.worker_pid)
+        limit = channel.max_deliveries
+        if self.task.retry_on_worker_lost and self.task.max_retries is not None:
+            limit = min(limit, self.task.max_retries + 1)
+        self.buried = not _bring_back(channel, self.message, self.worker_pid, limit)
         self.acknowledged = True
         self.send_event("task-rejected", requeue=not self.buried)
 
@@ -105,8 +108,8 @@ class Request(stock.Request):
         self.send_event("task-failed", exception=repr(error), traceback=info.traceback)
 
 
-def _bring_back(channel: Channel, message: Any, pid: int | None) -> bool:
-    """Whether it went back to its queue; False if it is a dead letter now."""
+def _bring_back(channel: Channel, message: Any, pid: int | None, limit: int) -> bool:
+    """Whether it went back to its queue; False if that was death ``limit``: a dead letter."""
     tag = message.delivery_tag
     claim = channel.claim
     consumer, field = field_of(tag)
@@ -115,7 +118,7 @@ def _bring_back(channel: Channel, message: Any, pid: int | None) -> bool:
         if claim.holds(tag):
             (raw,) = channel.texts(claim, [field])
             if raw is not None:
-                reaper = Reaper(channel.own, channel.keys, channel.max_deliveries)
+                reaper = Reaper(channel.own, channel.keys, limit)
                 who = f"{consumer}:child:{pid}"
                 back = bool(reaper.bring_back(claim.inflight, who, field, raw))
             claim.let_go([field])
