@@ -259,7 +259,7 @@ class Tracer:
                     self._cleanup()
             except (KeyboardInterrupt, SystemExit, MemoryError):
                 raise
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 (as stock: logged, the task is over)
                 stock.logger.exception("Process cleanup failed: %r", exc)
 
     async def _internal_error(
