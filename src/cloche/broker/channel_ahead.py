@@ -7,10 +7,13 @@ it can go back to its queue, unmarked, when the tasks before it turn out to be l
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from kombu.transport.redis import Empty
 
 from cloche.broker import results_later
 from cloche.broker.fetch import Fetched
@@ -18,6 +21,10 @@ from cloche.broker.outage import ERRORS
 
 #: Seconds after which what was fetched ahead and may not be delivered goes back to its queue.
 AHEAD_LIMIT = 0.1
+
+#: Seconds that may be spent on delivering without letting the event loop run. The solo pool runs
+#: each task within its delivery; its acknowledgement is only sent when the loop runs again.
+DELIVERY_BUDGET = 0.005
 
 
 class Ahead:
@@ -36,12 +43,13 @@ class Ahead:
     inbox: deque[Fetched]
     qos: Any
     tag: Any
-    tell_more: Callable[[], None]
 
     def start_ahead(self) -> None:
         """Set up."""
         self.fetched_at = 0.0
         self.delivering = False
+        self.spent = 0.0
+        self._more: tuple[socket.socket, socket.socket] | None = None
         self._wake_at = 0.0
         self._called = False
         results_later.listen(self)
@@ -93,16 +101,50 @@ class Ahead:
     def deliver(self) -> bool:
         """Deliver what was fetched, as much as the budget allows; whether anything was."""
         self.delivering = True
+        began = time.monotonic()
         try:
             return self.deliver_some()
         finally:
             self.delivering = False
+            self.spent += time.monotonic() - began
 
     def deliver_next(self) -> None:
         """A place is free: fill it before the event loop polls, not a turn later."""
         if self.delivering or self.wake_later is None or not self.active_queues:
             return
+        if self.spent > DELIVERY_BUDGET:
+            self.tell_more()
+            return
         try:
             self.deliver()
         except ERRORS as error:
             self.failed(error)
+
+    # -- a socket that is readable while messages wait for delivery
+
+    @property
+    def more(self) -> socket.socket | None:
+        """Readable while fetched messages wait for delivery."""
+        return self._more[0] if self._more else None
+
+    def tell_more(self) -> None:
+        if self.inbox and self._more is None:
+            self._more = socket.socketpair()
+            self._more[1].send(b"\0")
+            try:
+                self.connection.cycle.watch(self)
+            except ValueError:  # the event loop is being closed or made anew
+                self.stop_telling()
+
+    def deliver_more(self) -> None:
+        """Called by the poller. Raises Empty as kombu's readers do."""
+        self.stop_telling()
+        if not self.deliver():
+            raise Empty
+
+    def stop_telling(self) -> None:
+        if self._more is not None:
+            self.connection.cycle.unwatch(self)
+            for end in self._more:
+                end.close()
+            self._more = None

@@ -10,7 +10,6 @@ either a fetch or a wait:
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections import deque
 from typing import Any
@@ -19,7 +18,7 @@ import redis
 from kombu.transport.redis import Empty, _socket_readable
 
 from cloche.broker import delayed, message
-from cloche.broker.channel_ahead import Ahead
+from cloche.broker.channel_ahead import DELIVERY_BUDGET, Ahead
 from cloche.broker.commands import send
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.lease import SUSPECT, field_of
@@ -33,17 +32,13 @@ WAIT_SECONDS = 5
 #: Seconds a reply may be overdue before the connection counts as dead.
 OVERDUE_SECONDS = 5
 
-#: Seconds a batch may be delivered without letting the event loop run. The solo pool runs each
-#: task within its delivery; its acknowledgement is only made when the loop runs again.
-DELIVERY_BUDGET = 0.005
-
 #: Waits in vain after which a consumer looks into its queues without being called.
 LOOK_EVERY = 6
 
 #: Seconds the event loop may stand still for a fetch's reply after a bell.
 PROMPT_SECONDS = 0.01
 
-#: Seconds between small fetches.
+#: Seconds between small fetches, and how long acknowledgements wait for one to take them along.
 FETCH_INTERVAL = 0.004
 
 
@@ -81,7 +76,6 @@ class Consuming(Ahead):
         self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
-        self._more: tuple[socket.socket, socket.socket] | None = None
 
     # -- what to consume
 
@@ -109,6 +103,7 @@ class Consuming(Ahead):
         if self._claim is None:  # type: ignore[attr-defined]
             return
         self._check_overdue()
+        self.spent = 0.0
         if self._suspect and not self.claim.holds(self._suspect):
             if field_of(self._suspect)[0] == self.claim.consumer:  # else the lease was lost
                 self.claim.acks.add(SUSPECT)
@@ -117,7 +112,9 @@ class Consuming(Ahead):
             self.inbox.append(self._suspects.popleft())
         if self.inbox:
             self.go_on()
-        if self._fetch is None and (self._in_poll or not self.qos.can_consume()):
+        if self._fetch is None and (
+            self._in_poll or not self.qos.can_consume() or self.claim.acks.age > FETCH_INTERVAL
+        ):
             self.flush()
 
     def flush(self) -> None:
@@ -349,42 +346,13 @@ class Consuming(Ahead):
         self._suspect = self.tag(one.field)
         return False
 
-    # -- a socket that is readable while messages wait for delivery
-
-    @property
-    def more(self) -> socket.socket | None:
-        """Readable while fetched messages wait for delivery."""
-        return self._more[0] if self._more else None
-
-    def tell_more(self) -> None:
-        if self.inbox and self._more is None:
-            self._more = socket.socketpair()
-            self._more[1].send(b"\0")
-            try:
-                self.connection.cycle.watch(self)
-            except ValueError:  # the event loop is being closed or made anew
-                self._stop_telling()
-
-    def deliver_more(self) -> None:
-        """Called by the poller. Raises Empty as kombu's readers do."""
-        self._stop_telling()
-        if not self.deliver():
-            raise Empty
-
-    def _stop_telling(self) -> None:
-        if self._more is not None:
-            self.connection.cycle.unwatch(self)
-            for end in self._more:
-                end.close()
-            self._more = None
-
     def stop_consuming(self) -> None:
         """Learn what a fetch on its way brings and give back what was not delivered."""
         if self._fetch is not None and self._in_poll:
             self._read_last(self._fetch)
         self._forget_fetch()
         self._in_poll = None
-        self._stop_telling()
+        self.stop_telling()
         undelivered = [*self.inbox, *self._suspects]
         self.inbox.clear()
         self._suspects.clear()
