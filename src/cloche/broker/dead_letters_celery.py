@@ -11,6 +11,7 @@ from celery.app.task import Task
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.outage import ERRORS
+from cloche.broker.pool_begun import Flush
 
 #: Celery's name for the place where a worker's class of requests is named; strategies read it when
 #: the consumer has connected. By name: a producer is spared what it imports.
@@ -32,6 +33,7 @@ def on_worker_ready(sender: Any = None, **_: Any) -> None:
     """From now on, in a process that is a worker on this transport."""
     if isinstance(sender.connection.default_channel, Channel):
         logging.getLogger("celery.worker.consumer.consumer").addFilter(_shorten)
+        Flush.use(sender.pool)
 
 
 @signals.task_unknown.connect
