@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bench import marks
 from bench.apps import cloche
-from bench.apps.celery import app, sleep_native
+from bench.apps.celery import app, sleep_async
 from cloche.broker.publish_many import map_delay, starmap_delay
 
 __all__ = ["app", "cloche", "noop", "publish", "publish_many", "publish_sleeps"]
@@ -16,6 +16,9 @@ __all__ = ["app", "cloche", "noop", "publish", "publish_many", "publish_sleeps"]
 async def noop(slot: int) -> int:
     marks.mark(slot)
     return slot
+
+
+sleep = app.task(name="bench.apps.cloche_asyncio.sleep")(sleep_async)
 
 
 def publish(slot: int) -> None:
@@ -28,5 +31,5 @@ def publish_many(slots: Iterable[int]) -> None:
 
 
 def publish_sleeps(slots: Iterable[int], seconds: float) -> None:
-    published = starmap_delay(sleep_native, [(slot, seconds) for slot in slots])
+    published = starmap_delay(sleep, [(slot, seconds) for slot in slots])
     assert published.ok, published.failed

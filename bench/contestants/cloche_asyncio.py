@@ -29,7 +29,7 @@ def _asyncio(
         concurrency=concurrency,
         copies=copies,
         share=share,
-        variables={"CELERY_CUSTOM_WORKER_POOL": _POOL, "BENCH_SLEEPER": "native"},
+        variables={"CELERY_CUSTOM_WORKER_POOL": _POOL},
     )
 
 
