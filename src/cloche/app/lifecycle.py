@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from celery import Celery, signals
+from celery.concurrency import get_implementation
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
@@ -15,6 +16,7 @@ from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
 from cloche.settings import mask_url
+from cloche.settings.model import WorkerSettings
 
 logger = get_logger(__name__)
 
@@ -30,13 +32,32 @@ def connect_lifecycle(app: Celery) -> None:
         if sender.app is app:
             on_worker_ready(app, sender)
 
+    def begins(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            recycle_as_asked(app, sender)
+
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
         notify("STOPPING=1")
 
     signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
+    signals.worker_init.connect(begins, weak=False, dispatch_uid=f"{uid}-init")
     signals.worker_ready.connect(ready, weak=False, dispatch_uid=f"{uid}-ready")
     signals.worker_shutting_down.connect(shutting_down, weak=False, dispatch_uid="cloche-stopping")
     signals.worker_process_init.connect(fresh_loop, weak=False, dispatch_uid="cloche-loop")
+
+
+def recycle_as_asked(app: Celery, worker: Any) -> None:
+    """No renewal of an asyncio worker after so many tasks, unless somebody asked for it.
+
+    The default is for pool processes: a thousand coroutines may be a tenth of a second's work.
+    """
+    default = WorkerSettings().max_tasks_per_child
+    hardened = getattr(app, "cloche_hardened", None)
+    written = hardened.written.get("worker_max_tasks_per_child") if hardened else None
+    if written == default == worker.max_tasks_per_child and _awaits(
+        get_implementation(worker.pool_cls)
+    ):
+        worker.max_tasks_per_child = app.conf.worker_max_tasks_per_child = None
 
 
 def on_worker_ready(app: Celery, consumer: Any) -> None:
@@ -111,8 +132,9 @@ def fresh_loop(**_: Any) -> None:
 
 
 def _awaits(pool: Any) -> bool:
-    """Whether ``pool`` runs coroutines itself."""
-    return type(pool).__module__ == "cloche.aio.pool"
+    """Whether ``pool``, or that class of pools, runs coroutines itself."""
+    kind = pool if isinstance(pool, type) else type(pool)
+    return kind.__module__ == "cloche.aio.pool"
 
 
 def _queues_of(consumer: Any) -> list[str]:

@@ -325,3 +325,13 @@ def test_a_stock_worker_of_a_hardened_application_has_the_defaults_too(
     start_worker(broker_url, "-c", "1", "-Q", "stock", "-n", "stock@%h", stock=True)
     seen = client_app(broker_url).send_task("tasks.probe.limits", queue="stock").get(timeout=20)
     assert (seen["acks_late"], seen["retry_delay"]) == (True, 60)
+
+
+def test_an_asyncio_worker_of_stock_celery_is_not_renewed_after_a_thousand_tasks(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    pool = {"CELERY_CUSTOM_WORKER_POOL": "cloche.aio.pool:TaskPool"}
+    start_worker(broker_url, "-P", "custom", "-c", "5", "-n", "loop@%h", stock=True, **pool)
+    inspect = client_app(broker_url).control.inspect(timeout=20, limit=1)
+    ((_, stats),) = (inspect.stats() or {}).items()
+    assert stats["pool"]["max-tasks-per-child"] == "N/A"
