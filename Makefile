@@ -22,9 +22,9 @@ test: setup ## All tests but the long ones (installs Chromium and PostgreSQL wit
 	@sh tools/test-servers.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-transport: setup ## All of the transport's tests: servers, TLS, Sentinel, loss experiments
+test-transport: setup ## All tests of transport and asyncio pool: servers, TLS, Sentinel, losses
 	@sh tools/test-servers.sh
-	@$(BIN)/python -m pytest -m "long or not long" tests/integration/transport $(ARGS)
+	@$(BIN)/python -m pytest -m "long or not long" tests/integration/transport tests/integration/aio_pool $(ARGS)
 
 chaos: setup ## The fault matrix with 2,000 numbered tasks a row (make test runs a short form)
 	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest -m "long or not long" tests/chaos $(ARGS)

@@ -9,6 +9,13 @@ import pytest
 from tests.integration.aio_pool.harness import Worker, worker
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest comparison is made once in make test, twice in make test-transport."""
+    for item in items:
+        if "test_same_as_prefork" in item.nodeid and "[kombu-" in item.nodeid:
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(scope="module", params=["kombu", "direct"])
 def asyncio_worker(
     tmp_path_factory: pytest.TempPathFactory, broker_url: str, request: pytest.FixtureRequest

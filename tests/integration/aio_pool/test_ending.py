@@ -78,7 +78,7 @@ def test_a_warm_stop_waits_acknowledges_and_keeps_its_connections_alive(
         assert _left(found, broker_url) == (0, 0)
 
 
-@pytest.mark.parametrize("soft_shutdown", [0.0, 2.0])
+@pytest.mark.parametrize("soft_shutdown", [0.0, pytest.param(2.0, marks=pytest.mark.long)])
 def test_a_cold_stop_gives_back_what_runs_and_only_that(
     soft_shutdown: float, tmp_path: Path, broker_url: str
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_cold_stop_gives_back_what_runs_and_only_that(
         wait_for("the last acks", lambda: _left(found, broker_url) == (0, 0))
 
 
-@pytest.mark.parametrize("scheme", ["redis", "cloche+redis"])
+@pytest.mark.parametrize("scheme", [pytest.param("redis", marks=pytest.mark.long), "cloche+redis"])
 def test_a_broker_killed_under_running_tasks_loses_none(
     scheme: str, tmp_path: Path, broker: BrokerProcess
 ) -> None:
@@ -166,6 +166,7 @@ def test_a_worker_renews_itself_in_place_without_losing_a_task(
         assert found.send("census").get(timeout=40)["pid"] == found.process.pid
 
 
+@pytest.mark.long
 def test_a_plain_task_that_hangs_does_not_keep_the_worker_from_ending(
     tmp_path: Path, broker_url: str
 ) -> None:
