@@ -139,6 +139,7 @@ async def add(x: int, y: int) -> int:
 
 
 if __name__ == "__main__":
+    app.finalize()  # Celery binds a task at its first use, which must not be in eight threads
     with ThreadPoolExecutor(8) as threads:
         sent = list(threads.map(lambda number: work.apply([number]), range(500)))
     print(json.dumps([result.get() for result in sent]))

@@ -16,16 +16,26 @@ from cloche.settings.celery_app import set_by_app
 from cloche.settings.loading import load
 from cloche.settings.model import WorkerSettings
 
+#: What Celery registers in every application.
+_CELERYS = {
+    register
+    for register in _state._on_app_finalizers
+    if register.__module__ == "celery.app.builtins"
+}
+
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
     before = set(_state._on_app_finalizers)
+    # Shared tasks of other tests' modules would be this application's, too.
+    _state._on_app_finalizers.intersection_update(_CELERYS)
     own = Celery("pools", broker="memory://", set_as_current=False)
     own.conf.task_routes = {"mail.*": {"queue": "mail"}}
     own.conf.task_default_queue = "default"
     yield own
     own.close()
-    _state._on_app_finalizers.intersection_update(before)
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
 
 
 def coroutine(app: Celery, name: str, **options: Any) -> None:
