@@ -188,7 +188,8 @@ class _Making:
         eta = due.isoformat() if due else ""
         wait = delayed.wait_until(due) if due else 0
         for queue, suffix, template in templates:
-            text = template.fill(task_id, call.args, call.kwargs, eta, wait, self._reply)
+            values = template.values(task_id, call.args, call.kwargs, eta, wait, self._reply)
+            text = template.text(values)
             yield _Made(task_id, queue, suffix, wait, text)
 
     def _next_id(self) -> str:

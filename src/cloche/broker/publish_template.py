@@ -87,21 +87,6 @@ class Template:
         self._embed = dumps(embed)
         self._text = _Cut(dumps(envelope))
 
-    def fill(
-        self,
-        task_id: str,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        eta: str = "",
-        wait: int = 0,
-        reply: str = "",
-    ) -> str:
-        """The text of one message, due at ``eta``, in ``wait`` ms, answers to ``reply``.
-
-        Raises kombu's EncodeError or TypeError.
-        """
-        return self._text.fill(self.values(task_id, args, kwargs, eta, wait, reply))
-
     def text(self, values: Values) -> str:
         """The text with these values."""
         return self._text.fill(values)
@@ -120,7 +105,10 @@ class Template:
         wait: int = 0,
         reply: str = "",
     ) -> Values:
-        """What one message has at its places. Raises kombu's EncodeError or TypeError."""
+        """What one message has at its places: due at ``eta``, in ``wait`` ms, answers to ``reply``.
+
+        Raises kombu's EncodeError or TypeError.
+        """
         now = time.time()
         return [
             task_id,

@@ -80,7 +80,8 @@ def test_a_filled_template_carries_exactly_the_arguments(
     args: list[Any], kwargs: dict[str, Any]
 ) -> None:
     (task_id,) = new_ids(1)
-    found = json.loads(Template(envelope()).fill(task_id, tuple(args), kwargs))
+    template = Template(envelope())
+    found = json.loads(template.text(template.values(task_id, tuple(args), kwargs)))
     assert json.loads(base64.b64decode(found["body"])) == [args, kwargs, {"chain": None}]
     assert found["headers"]["id"] == task_id
     assert found["properties"]["delivery_tag"] == task_id
