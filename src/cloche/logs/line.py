@@ -12,6 +12,7 @@ Programs in other languages may write such lines: the writer checks each.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -37,6 +38,8 @@ _FIELDS = frozenset(
     {"id", "time", "level", "category", "message", *_NAMES, "details", "duration_ms"}
 )
 _NUL = b"\\u0000"
+#: The same for certain: its backslash is not itself escaped.
+_REAL_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +209,12 @@ def _row(line: bytes) -> Row:
         raise ValueError(f"not JSON: {error}") from None
     if type(fields) is not dict:
         raise TypeError("not a JSON object")
-    if _NUL in line:
+    if _NUL in line and _REAL_NUL.search(line):
         raise ValueError("a NUL character, which PostgreSQL cannot store")
     if not fields.keys() <= _FIELDS:
         raise ValueError(f"unknown fields: {', '.join(sorted(fields.keys() - _FIELDS))}")
     id, time = _identity(fields["id"], fields["time"])
-    level, get = LEVELS.get(fields["level"]), fields.get
+    level, get = LEVELS.get(_checked(fields["level"], str, "level")), fields.get
     if level is None:
         raise ValueError(f"level is {fields['level']!r}, not one of {', '.join(LEVELS)}")
     for name in ("category", *_NAMES):
