@@ -138,7 +138,8 @@ class Flusher:
                 return
             self.awake = False
             self._call.clear()
-            if self._buffer or self._shipper.spool.pending:
+            # What came since the cycle began has found us awake.
+            if self._buffer or self._shipper.spool.pending or self._wanted > self._done:
                 self.wake()
 
     def _cycle(self) -> None:
