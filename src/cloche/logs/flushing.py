@@ -41,6 +41,7 @@ class Flusher:
         self._cycles = threading.Condition()
         self._wanted = self._done = 0
         self._aside = 0
+        self._in_hand: list[bytes] = []
         self._closing = False
 
     # Called by whoever logs
@@ -169,7 +170,9 @@ class Flusher:
         lines = self._taken()
         if lines:
             self._shipper.counts.add("taken", len(lines))
+            self._in_hand = lines
             self._shipper.ship(lines)
+            self._in_hand = []
         with self._cycles:
             self._cycles.notify_all()  # there is room
         return len(lines) or len(self._buffer) + 1
@@ -194,6 +197,9 @@ class Flusher:
             self._shipper.adopt()
 
     def _keep_the_rest(self) -> None:
+        """On disk; also what the thread tries to send and may not: twice is once by its id."""
+        if lines := self._in_hand:
+            self._shipper.keep(b"".join(lines), len(lines))
         while lines := self._taken():
             self._shipper.counts.add("taken", len(lines))
             self._shipper.keep(b"".join(lines), len(lines))

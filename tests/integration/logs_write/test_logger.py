@@ -316,6 +316,30 @@ def test_a_process_that_ends_while_the_broker_is_away_leaves_all_on_disk(
     assert queued(broker) == [str(number) for number in range(30)]
 
 
+def test_a_process_that_ends_while_the_broker_hangs_loses_nothing(
+    stack: LogStack, broker: BrokerProcess
+) -> None:
+    end = """
+log.flush()
+open("flushed", "w")
+while not os.path.exists("frozen"):
+    time.sleep(0.01)
+for number in range(30, 60):
+    log.info("agent", None, str(number))
+"""
+    process = ended(stack, end)
+    wait_for("the first half", lambda: (stack.directory / "flushed").exists(), 60)
+    broker.freeze()
+    (stack.directory / "frozen").touch()
+    try:
+        assert process.wait(60) == 0
+    finally:
+        broker.thaw()
+    left = in_spool(stack.settings.run_dir)
+    wait_for("the broker", lambda: len(queued(broker)) >= 30, 10)
+    assert {*queued(broker), *left} == set(map(str, range(60)))
+
+
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_durable_records_outlive_a_crash(stack: LogStack, broker: BrokerProcess, end: str) -> None:
     assert ended(stack, end, durable=True, batch=1000).wait(60) != 0
