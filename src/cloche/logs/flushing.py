@@ -29,10 +29,16 @@ class Flusher:
         self._logs = logs
         self._limits = limits
         self._adopted_at = 0.0
-        self.abandon()
+        self._reset()
 
-    def abandon(self) -> None:
-        """Begin without a thread: at first, and in a forked child."""
+    def start_anew(self) -> None:
+        """In a forked child: what the parent has in memory, it will send itself."""
+        self._buffer.clear()
+        self._shipper.abandon()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Without a thread."""
         self.awake = self.hurries = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -79,7 +85,7 @@ class Flusher:
         self._keep_the_rest()
         self._shipper.close()
         if self._thread is not None and not self._thread.is_alive():
-            self.abandon()  # whoever logs again begins again
+            self._reset()  # whoever logs again begins again
         self._closing = False
 
     def wait_for_room(self, room: int) -> None:
@@ -156,6 +162,8 @@ class Flusher:
         self._aside = 0
         if self._shipper.spool.pending:
             self._shipper.replay()
+        if self._in_hand:  # of a cycle that failed
+            self._ship_in_hand()
         rest = len(self._buffer)
         while rest > 0:
             rest -= self._send_some()
@@ -171,11 +179,14 @@ class Flusher:
         if lines:
             self._shipper.counts.add("taken", len(lines))
             self._in_hand = lines
-            self._shipper.ship(lines)
-            self._in_hand = []
+            self._ship_in_hand()
         with self._cycles:
             self._cycles.notify_all()  # there is room
         return len(lines) or len(self._buffer) + 1
+
+    def _ship_in_hand(self) -> None:
+        self._shipper.ship(self._in_hand)
+        self._in_hand = []
 
     def _taken(self) -> list[bytes]:
         lines: list[bytes] = []

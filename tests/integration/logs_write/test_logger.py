@@ -287,8 +287,11 @@ def ended(stack: LogStack, end: str, **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_process_that_ends_sends_what_it_has(stack: LogStack, broker: BrokerProcess) -> None:
-    assert ended(stack, "pass").wait(60) == 0
+@pytest.mark.parametrize("end", ["pass", "del log; import gc; gc.collect()"])
+def test_a_process_that_ends_sends_what_it_has(
+    stack: LogStack, broker: BrokerProcess, end: str
+) -> None:
+    assert ended(stack, end).wait(60) == 0
     assert queued(broker) == [str(number) for number in range(30)]
 
 
