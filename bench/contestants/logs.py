@@ -38,9 +38,14 @@ CONTESTANTS = (
     _alone("bare executemany", "logs_bare", "logs-sqlite"),
     _cloche("cloche prefork -c 2", "-P", "prefork", "-c", "2"),
     _cloche("cloche asyncio", "-P", "asyncio", "-c", "100"),
-    _cloche("cloche prefork -c 2, durable", "-P", "prefork", "-c", "2", BENCH_DURABLE="1"),
+    _cloche("cloche durable", "-P", "prefork", "-c", "2", BENCH_DURABLE="1"),
     _cloche(
-        "cloche prefork -c 2, stock transport", "-P", "prefork", "-c", "2", BENCH_TRANSPORT="stock"
+        "cloche prefork -c 2, stock transport",
+        "-P",
+        "prefork",
+        "-c",
+        "2",
+        CLOCHE_BROKER__TRANSPORT="stock",
     ),
     Contestant(
         "copied design, prefork -c 2",
