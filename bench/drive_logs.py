@@ -75,7 +75,7 @@ async def logged_in_loop(log: Callable[..., object], numbers: Iterable[int]) -> 
 def measure(app: ModuleType, count: int) -> Figures:
     """Half of the records from a thread, half from a loop, in one go."""
     rows = Rows(os.environ["BENCH_DATABASE"])
-    if hasattr(app, "write"):
+    if hasattr(app, "rows"):
         return _written(app, count)
     logged(app.log, range(WARM_UP))
     app.finish()
