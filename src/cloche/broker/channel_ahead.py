@@ -88,8 +88,13 @@ class Ahead:
 
     def place_is_free(self) -> None:
         """From any thread: have the event loop deliver the next, if one waits."""
+        if self.inbox:
+            self.turn_soon()
+
+    def turn_soon(self) -> None:
+        """From any thread: have the event loop turn: deliver, fetch, acknowledge."""
         call_soon = getattr(self.connection, "call_soon", None)
-        if call_soon is not None and self.inbox and not self._called:
+        if call_soon is not None and not self._called:
             self._called = True
             call_soon(self._on_call)
 

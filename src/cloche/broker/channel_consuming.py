@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -44,6 +45,10 @@ FETCH_INTERVAL = 0.004
 
 class Consuming(Ahead):
     """The consuming half of a channel."""
+
+    #: Receives a message that may be delivered, its text and delivery tag, and puts it among those
+    #: the prefetch limit counts; False leaves it to Celery's consumer.
+    take: Callable[[bytes, str], bool] | None = None
 
     # What it uses of kombu's channel and of ours.
     _active_queues: list[str]
@@ -279,6 +284,11 @@ class Consuming(Ahead):
         delivered = False
         while self.inbox and self.qos.may_deliver():
             one = self.inbox.popleft()
+            if self._taken(one):
+                delivered = True
+                if time.monotonic() > until:
+                    break
+                continue
             try:
                 envelope = self._next(one)
             except ERRORS:
@@ -292,6 +302,18 @@ class Consuming(Ahead):
         if self.inbox:
             self.go_on()
         return delivered
+
+    def _taken(self, one: Fetched) -> bool:
+        """Whether :attr:`take` has received it, in Celery's consumer's place."""
+        if (
+            self.take is None
+            or one.queue not in self.active_queues
+            or one.queue in self.no_ack_queues
+            or len(one.raw) > self.max_message_bytes
+        ):
+            return False
+        tag = self.tag(one.field)
+        return bool(self.claim.holds(tag)) and self.take(one.raw, tag)
 
     def _next(self, one: Fetched) -> message.Envelope | None:
         if not self.claim.holds(self.tag(one.field)):
