@@ -117,10 +117,16 @@ class Consuming(Ahead):
             self.inbox.append(self._suspects.popleft())
         if self.inbox:
             self.go_on()
-        if self._fetch is None and (
-            self._in_poll or not self.qos.can_consume() or self.claim.acks.age > FETCH_INTERVAL
-        ):
+        if self._fetch is None and self.claim.acks:
+            self._flush_in_time()
+
+    def _flush_in_time(self) -> None:
+        """No fetch takes the acknowledgements along: send them, many at once where a loop runs."""
+        rest = FETCH_INTERVAL - self.claim.acks.age
+        if rest <= 0 or self.wake_later is None:
             self.flush()
+        else:
+            self.wake_once(rest)
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
