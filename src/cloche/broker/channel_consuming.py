@@ -42,6 +42,9 @@ PROMPT_SECONDS = 0.01
 #: Seconds between small fetches, and how long acknowledgements wait for one to take them along.
 FETCH_INTERVAL = 0.004
 
+#: Seconds by which the event loop turns later than something is due, so that it is due then.
+MARGIN = 0.0005
+
 
 class Consuming(Ahead):
     """The consuming half of a channel."""
@@ -121,12 +124,16 @@ class Consuming(Ahead):
             self._flush_in_time()
 
     def _flush_in_time(self) -> None:
-        """No fetch takes the acknowledgements along: send them, many at once where a loop runs."""
-        rest = FETCH_INTERVAL - self.claim.acks.age
-        if rest <= 0 or self.wake_later is None:
+        """No fetch takes the acknowledgements along: send them, many at once where a loop runs.
+
+        Whoever adds the first has it turn in time (:meth:`wake_for_acks`).
+        """
+        if self.wake_later is None or self.claim.acks.age > FETCH_INTERVAL:
             self.flush()
-        else:
-            self.wake_once(rest)
+
+    def wake_for_acks(self) -> None:
+        """An acknowledgement was added, or is about to be: see that it is sent in time."""
+        self.wake_once(FETCH_INTERVAL + MARGIN)
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
@@ -195,11 +202,8 @@ class Consuming(Ahead):
             return False
         if self.inbox:
             return True  # there is work; each that ends brings us here again
-        rest = self.fetched_at + FETCH_INTERVAL - time.monotonic()
-        if rest <= 0:
-            return False
-        self.wake_once(rest)
-        return True
+        # The loop was told to turn by then when the last fetch was answered.
+        return time.monotonic() < self.fetched_at + FETCH_INTERVAL
 
     def _send_wait(self) -> None:
         bells = [self.keys.bell(queue) for queue in self.active_queues]
@@ -280,6 +284,8 @@ class Consuming(Ahead):
         self._fetch = None
         self._send_text = False
         self._drained = len(fetched) < fetch.wanted
+        if not self._drained:
+            self.wake_once(FETCH_INTERVAL + MARGIN)
         return self.deliver()
 
     # -- delivering

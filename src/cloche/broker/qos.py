@@ -80,6 +80,8 @@ class QoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """The message is done with."""
+        if not self.channel.claim.acks:
+            self.channel.wake_for_acks()
         self.settle(delivery_tag)
         if self.channel.inbox:
             self.channel.deliver_next()
