@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 from celery import Celery
 from celery.app import events as stock
 from celery.events.dispatcher import EventDispatcher
@@ -65,6 +66,28 @@ class Dispatcher(EventDispatcher):
             self._offset = (now + 1, hours)
         return int(hours)
 
+    def _publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
+        """As Celery's; a list of events is encoded here, several times faster."""
+        text = _json(event) if type(event) is list and self.serializer == "json" else None
+        if text is None or producer is None:
+            super()._publish(event, producer, routing_key, **options)
+            return
+        try:
+            producer.publish(
+                text,
+                routing_key=routing_key,
+                exchange=self.exchange.name,
+                declare=[self.exchange],
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=self.headers,
+                delivery_mode=self.delivery_mode,
+            )
+        except Exception:
+            if not self.buffer_while_offline:
+                raise
+            self._outbound_buffer.append((event, routing_key))
+
     def _plan(self) -> None:
         """From any thread: have all flushed a moment after the first."""
         loop: Any = None if self._planned else get_event_loop()
@@ -75,6 +98,16 @@ class Dispatcher(EventDispatcher):
     def _on_time(self) -> None:
         self._planned = False
         self.flush()
+
+
+def _json(events: list[dict[str, Any]]) -> str | None:
+    """Their text; None where only kombu's encoder knows how."""
+    try:
+        return orjson.dumps(
+            events, option=orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
+        ).decode()
+    except TypeError:
+        return None
 
 
 #: Arguments of ``send`` that are no fields of the event.

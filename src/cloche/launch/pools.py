@@ -14,7 +14,11 @@ from cloche.errors import SettingsError
 from cloche.settings.model import WorkerSettings
 
 #: Pools of ours, by our name or by Celery's for the one they stand for.
-IMPLEMENTATIONS = {"asyncio": "cloche.aio.pool:TaskPool", "threads": "cloche.app.thread:TaskPool"}
+IMPLEMENTATIONS = {
+    "asyncio": "cloche.aio.pool:TaskPool",
+    "threads": "cloche.app.thread:TaskPool",
+    "prefork": "cloche.app.prefork:TaskPool",
+}
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
 #: Tasks at once in a threads worker that says nothing else.

@@ -12,6 +12,7 @@ from celery.utils.nodenames import default_nodename, host_format
 from cloche.app import declared_names
 from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
+from cloche.app.plain import receive_plainly
 from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.launch.pools import IMPLEMENTATIONS, queues_of, settle
@@ -92,6 +93,7 @@ def run_worker(
         "retry_policy": {"max_retries": None, "interval_max": 5},
     }
     collect_events(app)
+    receive_plainly(app)
     # To app.Worker None means what the configuration says.
     app.conf.worker_max_tasks_per_child = worker.max_tasks_per_child
     app.conf.worker_max_memory_per_child = kibibytes(worker.max_memory_per_child)
