@@ -1,0 +1,210 @@
+"""What dies, freezes or is cut on RabbitMQ loses no task of a hardened application."""
+
+from __future__ import annotations
+
+import collections
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from celery import Celery
+from kombu import Connection
+
+from cloche.testing import RabbitProcess
+from tests.acceptance.stack import clean_environ, wait_for
+from tests.integration.app.conftest import LiveWorker, StartWorker
+from tests.integration.rabbitmq.conftest import Worker, client, size
+from tests.integration.transport.proxy import Proxy
+
+IGNORED = {"ignore_result": True}
+
+
+def lines(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
+
+
+def publish(app: Celery, ledger: Path, count: int, seconds: float) -> None:
+    for number in range(count):
+        app.send_task("tasks.probe.note", (str(ledger), str(number), seconds), **IGNORED)
+
+
+def ended(ledger: Path) -> collections.Counter[str]:
+    return collections.Counter(line[4:] for line in lines(ledger) if line.startswith("end "))
+
+
+def kill_with_children(worker: LiveWorker) -> None:
+    children = psutil.Process(worker.process.pid).children(recursive=True)
+    worker.process.kill()
+    for child in children:
+        child.kill()
+    worker.process.wait(10)
+
+
+def test_kill_9_under_load_loses_nothing_and_repeats_only_what_ran(
+    app: Celery, worker: Worker, queue: str, tmp_path: Path
+) -> None:
+    ledger, count = tmp_path / "ledger", 400
+    publish(app, ledger, count, 0.01)
+    for number in range(2):
+        doomed = worker("-c", "4", "--name", f"doomed-{number}")
+        there = len(ended(ledger))
+        wait_for("it to work", lambda there=there: len(ended(ledger)) > there + 50)
+        kill_with_children(doomed)
+    worker("-c", "4", "--name", "heir")
+    wait_for("all to end", lambda: len(ended(ledger)) == count, 60)
+    started = collections.Counter(line for line in lines(ledger) if line.startswith("start "))
+    assert sum(started.values()) <= count + 2 * 4
+    wait_for("an empty queue", lambda: size(app, queue) == 0)
+
+
+def test_a_frozen_idle_worker_that_is_killed_loses_nothing(
+    app: Celery, worker: Worker, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    frozen = worker("-c", "4", "--name", "frozen")
+    frozen.process.send_signal(signal.SIGSTOP)
+    publish(app, ledger, 20, 0)
+    kill_with_children(frozen)
+    worker("-c", "4", "--name", "heir")
+    wait_for("all to end", lambda: len(ended(ledger)) == 20, 30)
+    assert set(ended(ledger).values()) == {1}
+
+
+def test_a_server_that_is_killed_loses_nothing_it_confirmed(
+    broker_url: str, queue: str, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    ledger, count = tmp_path / "ledger", 300
+    with RabbitProcess() as own:
+        app = client(own.url, broker_url, queue)
+        publish(app, ledger, count, 0.01)
+        started = start_worker(
+            own.url,
+            "-c",
+            "4",
+            CLOCHE_RESULTS__URL=broker_url,
+            CLOCHE_TASKS__DEFAULT_QUEUE=queue,
+        )
+        wait_for("it to work", lambda: len(ended(ledger)) > 50)
+        own.kill()
+        own.start()
+        publish(app, ledger, 1, 0)  # the publisher finds it again by itself
+        wait_for("all to end", lambda: len(ended(ledger)) == count, 90)
+        assert not started.ended
+        assert sum(ended(ledger).values()) <= count + 1 + 4
+        started.close()
+        app.pool.force_close_all()
+
+
+def test_a_connection_that_is_cut_loses_nothing(
+    rabbit: RabbitProcess, app: Celery, broker_url: str, queue: str,
+    start_worker: StartWorker, tmp_path: Path,
+) -> None:  # fmt: skip
+    ledger, count = tmp_path / "ledger", 200
+    with Proxy(rabbit.port) as proxy:
+        publish(app, ledger, count, 0.02)
+        started = start_worker(
+            rabbit.url.replace(str(rabbit.port), str(proxy.port)),
+            "-c",
+            "4",
+            CLOCHE_RESULTS__URL=broker_url,
+            CLOCHE_TASKS__DEFAULT_QUEUE=queue,
+        )
+        wait_for("it to work", lambda: len(ended(ledger)) > 50)
+        proxy.cut()
+        wait_for("all to end", lambda: len(ended(ledger)) == count, 60)
+        assert sum(ended(ledger).values()) <= count + 4
+        assert not started.ended
+        started.close()
+
+
+class Letters:
+    """``cloche dlq`` on this RabbitMQ."""
+
+    def __init__(self, rabbit: RabbitProcess, queue: str, directory: Path) -> None:
+        self.queue, self.directory = queue, directory
+        self.environ = clean_environ(CLOCHE_BROKER__URL=rabbit.url)
+
+    def run(self, *words: str) -> str:
+        command = [sys.executable, "-m", "cloche", "dlq", *words]
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def here(self) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(self.run("list", "-Q", self.queue, "--json"))
+        return found
+
+
+@pytest.fixture
+def letters(rabbit: RabbitProcess, queue: str, tmp_path: Path) -> Letters:
+    return Letters(rabbit, queue, tmp_path)
+
+
+def test_a_task_that_kills_its_worker_three_times_becomes_a_dead_letter(
+    app: Celery, worker: Worker, queue: str, letters: Letters, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    app.send_task("tasks.probe.kill_self", (str(ledger),), task_id=queue, **IGNORED)
+    for number in range(3):
+        doomed = worker("-c", "1", "-P", "solo", "--name", f"doomed-{number}", ready=False)
+        wait_for("it to die", lambda doomed=doomed: doomed.ended)
+    heir = worker("-c", "1", "-P", "solo", "--name", "heir")
+    app.send_task("tasks.probe.limits").get(timeout=20)
+    assert lines(ledger) == ["start"] * 3
+    assert not heir.ended
+    (letter,) = letters.here()
+    assert (letter["reason"], letter["task"]) == ("max-deliveries", "tasks.probe.kill_self")
+    assert letter["task_id"] == queue
+    assert queue in letters.run("show", str(letter["id"]))
+    heir.close()
+    assert letters.run("retry", str(letter["id"])).strip() == "1 put back"
+    assert letters.here() == []
+    assert size(app, queue) == 1
+
+
+def test_what_cannot_be_run_becomes_a_dead_letter(
+    app: Celery, rabbit: RabbitProcess, worker: Worker, queue: str, letters: Letters
+) -> None:
+    started = worker("-c", "1")
+    app.send_task("tasks.nobody.knows", **IGNORED)
+    with Connection(rabbit.url) as connection:
+        producer = connection.Producer()
+        for body, kind in ((b"\xff\xfe junk", "application/json"), (b"{}", "application/json")):
+            producer.publish(body, routing_key=queue, content_type=kind, content_encoding="utf-8")
+    wait_for("three dead letters", lambda: len(letters.here()) == 3)
+    assert {letter["reason"] for letter in letters.here()} == {"rejected"}
+    assert app.send_task("tasks.probe.limits").get(timeout=20)
+    assert not started.ended
+    for letter in letters.here():
+        assert letters.run("purge", str(letter["id"])).strip() == "1 deleted"
+    assert letters.here() == []
+
+
+@pytest.mark.parametrize("pool", ["asyncio", "threads", "prefork"])
+def test_heartbeats_go_on_while_a_stopping_worker_waits(
+    app: Celery, rabbit: RabbitProcess, worker: Worker, queue: str, tmp_path: Path, pool: str
+) -> None:
+    """A server that hears nothing for two heartbeats gives the task to another worker."""
+    ledger = tmp_path / "ledger"
+    stopping = worker("-c", "2", "-P", pool, "--name", "stopping", PROBE_HEARTBEAT="1")
+    app.send_task("tasks.probe.doze", (str(ledger), "x", 8), **IGNORED)
+    wait_for("it to run", lambda: lines(ledger) == ["start x"])
+    stopping.process.send_signal(signal.SIGTERM)
+    wait_for("it to stop", lambda: stopping.ended, 40)
+    assert lines(ledger) == ["start x", "end x"]
+    worker("-c", "1", "--name", "next")
+    assert app.send_task("tasks.probe.limits").get(timeout=20)
+    assert lines(ledger) == ["start x", "end x"]
+    assert "Too many heartbeats missed" not in stopping.output
+    assert "missed heartbeats" not in rabbit.log
