@@ -128,8 +128,10 @@ def found_settings() -> Settings:
 
 def _own_broker(app: Celery) -> str | None:
     """The broker the application names itself."""
-    url = app.conf["broker_url"] if app.conf.value_set_for("broker_url") else None
-    return url[0] if isinstance(url, list) and url else url
+    if not app.conf.value_set_for("broker_url"):
+        return None
+    first: str | None = next(iter(_as_list(app.conf["broker_url"])), None)
+    return first
 
 
 def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
@@ -205,8 +207,8 @@ def _add_routes(app: Celery, settings: Settings) -> None:
     missing = [name for name in declared_names(app) if name not in _declared(app)]
     queues = app.conf.task_queues
     if isinstance(queues, Mapping):
-        new = {name: declared_queue(app, settings, name) for name in missing}
-        app.conf.task_queues = {**queues, **new}
+        declared = {name: declared_queue(app, settings, name) for name in missing}
+        app.conf.task_queues = {**queues, **declared}
     else:
         # A Queue without exchange and key of its own would share the default queue's
         # and receive a copy of its messages (celery.app.amqp.Queues.add).

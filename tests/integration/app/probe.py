@@ -78,8 +78,11 @@ def again(self: Task, ledger: str, countdown: float) -> None:
 @async_task(name="tasks.probe.doze")
 async def doze(ledger: str, text: str, seconds: float) -> None:
     """A coroutine that writes one line when it starts, one when it ends."""
-    for word in ("start", "end"):
-        with Path(ledger).open("a") as file:
-            file.write(f"{word} {text}\n")
-        if word == "start":
-            await asyncio.sleep(seconds)
+    _write(ledger, f"start {text}")
+    await asyncio.sleep(seconds)
+    _write(ledger, f"end {text}")
+
+
+def _write(ledger: str, line: str) -> None:
+    with Path(ledger).open("a") as file:
+        file.write(f"{line}\n")

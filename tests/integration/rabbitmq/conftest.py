@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ def shared_rabbit() -> Iterator[RabbitProcess]:
     try:
         server = RabbitProcess(config={"max_message_size": 2_000_000})
     except NotReadyError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
         pytest.skip(f"NOT TESTED ON RABBITMQ: {error}")
     with server:
         yield server
