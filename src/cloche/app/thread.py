@@ -16,11 +16,16 @@ from typing import Any
 from celery.app.trace import fast_trace_task
 from celery.concurrency import thread
 from celery.concurrency.base import apply_target
+from celery.concurrency.prefork import _run_ready_callbacks
 from celery.utils.log import get_logger
+from kombu.asynchronous import get_event_loop
 
 from cloche.broker import results_later
 
 logger = get_logger("cloche.transport")
+
+#: Seconds between two looks at the timers while a stopping worker waits.
+_TURN = 0.1
 
 
 class TaskPool(thread.TaskPool):
@@ -58,8 +63,20 @@ class TaskPool(thread.TaskPool):
         self._crew.submit(lambda: _run(request))
 
     def on_stop(self) -> None:
-        """Let running tasks end and their results be stored."""
+        """Let running tasks end and their results be stored.
+
+        Celery's waits here and does nothing else: a RabbitMQ that hears no heartbeat meanwhile
+        closes the connection, and what has run runs again.
+        """
         self._crew.drop()
+        ending = threading.Thread(target=self.executor.shutdown, kwargs={"cancel_futures": True})
+        ending.start()
+        hub = get_event_loop()
+        while ending.is_alive():
+            ending.join(_TURN)
+            if hub is not None:
+                hub.fire_timers()
+                _run_ready_callbacks(hub)
         super().on_stop()
         results_later.drain(self.app)
 
