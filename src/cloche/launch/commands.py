@@ -36,12 +36,24 @@ class Commands:
         """By the name in ``do``."""
         return {
             "start": self.start,
-            "stop": self.stop,
-            "restart": self.restart,
-            "scale": self.scale,
+            "stop": self._noted(self.stop, "names"),
+            "restart": self._noted(self.restart, "names"),
+            "scale": self._noted(self.scale, "counts"),
             "ps": self.ps,
             "ready": self.ready,
         }
+
+    def _noted(self, handler: Handler, key: str) -> Handler:
+        """The same, with a line in the launcher's log about what was asked."""
+
+        async def noted(request: Fields, emit: Emit) -> Fields:
+            what = request.get(key) or "everything"
+            names = " ".join(f"{n}={what[n]}" if isinstance(what, dict) else n for n in what)
+            now = ", at once" if request.get("now") else ""
+            self._stack.say(f"asked: {request['do']} {names if request.get(key) else what}{now}")
+            return await handler(request, emit)
+
+        return noted
 
     async def start(self, request: Fields, emit: Emit) -> Fields:
         """``names``, ``everything``, ``worker`` (name and options), ``settings`` (digests),

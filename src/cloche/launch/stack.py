@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from cloche.errors import NotReadyError, ProcessError
+from cloche.errors import CrashLoopError, NotReadyError, ProcessError
 from cloche.launch.adopted import Adopted, Watch
 from cloche.launch.declared import Declared, declared, from_options, labels
 from cloche.launch.existing import existing_workers
@@ -223,11 +223,13 @@ class Stack:
         present = self._members(one.name)
         (spare,) = set(labels(one.name, len(present) + 1, present)) - set(present)
         try:
-            if not await self.supervisor.add([self.plan.worker(one, spare)]):
+            # A spare that ends at once tells that the new code does not run: no second try.
+            first = replace(self.plan.worker(one, spare), crash_limit=1)
+            if not await self.supervisor.add([first]):
                 return
             for name in members:
                 await self.supervisor.restart(name, self.plan.worker(one, name))
-        except NotReadyError as error:
+        except (NotReadyError, CrashLoopError) as error:
             raise NotReadyError(
                 f"the restart of {one.name} was given up: {error.what}",
                 why=error.why,
@@ -315,5 +317,9 @@ class Stack:
             self.say(str(error))
 
     def status(self) -> tuple[ProcessStatus, ...]:
-        """Every process of ours."""
-        return self.supervisor.status()
+        """Every process of ours, those of one worker together."""
+        found = self.supervisor.status()
+        first: dict[str, int] = {}
+        for number, one in enumerate(found):
+            first.setdefault(one.group, number)
+        return tuple(sorted(found, key=lambda one: first[one.group]))
