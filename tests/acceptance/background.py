@@ -84,15 +84,13 @@ class Background(Stack):
         directory.mkdir(exist_ok=True)
         (directory / "shop.py").write_text(project)
         few = {"worker": {"queues": ["shop"], "concurrency": 2}}
-        super().__init__(
-            directory,
-            environ={
-                "CLOCHE_APP": "shop",
-                "CLOCHE_WORKERS": json.dumps(few),
-                "CLOCHE_BROKER__LEASE": "3",
-                **(environ or {}),
-            },
-        )
+        super().__init__(directory)
+        self.environ |= {
+            "CLOCHE_APP": "shop",
+            "CLOCHE_WORKERS": json.dumps(few),
+            "CLOCHE_BROKER__LEASE": "3",
+            **(environ or {}),
+        }
         self.ledger = directory / "ledger"
 
     def open(self, *words: str, **more: Any) -> subprocess.Popen[str]:
