@@ -4,6 +4,8 @@ The application: :func:`create_app`, :func:`harden`.
 Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`close_resources`.
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
+Processes: :class:`Supervisor`, :func:`discover_existing_workers`,
+:func:`stop_all_existing_workers`.
 Downloads: :class:`Downloads`.
 """
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
     from cloche.broker.publish_many import map_delay, publish_many
+    from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
+    from cloche.process.supervisor import Supervisor
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 
@@ -25,15 +29,18 @@ __all__ = [
     "AsyncTask",
     "Downloads",
     "Settings",
+    "Supervisor",
     "aget",
     "async_task",
     "close_resources",
     "create_app",
+    "discover_existing_workers",
     "harden",
     "load",
     "map_delay",
     "publish_many",
     "resource",
+    "stop_all_existing_workers",
 ]
 
 _HOMES = {
@@ -49,6 +56,9 @@ _HOMES = {
     "Settings": "cloche.settings",
     "load": "cloche.settings",
     "Downloads": "cloche.tasks.download",
+    "Supervisor": "cloche.process.supervisor",
+    "discover_existing_workers": "cloche.launch.discovery",
+    "stop_all_existing_workers": "cloche.launch.discovery",
 }
 
 

@@ -24,6 +24,13 @@ class Commands(LazyGroup):
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
         "up": Lazy("cloche.cli.up:up", "Start everything and stop it on Ctrl-C."),
+        "start": Lazy("cloche.cli.start:start", "Start workers and scheduler in the background."),
+        "stop": Lazy("cloche.cli.stop:stop", "Stop everything, or what is named."),
+        "restart": Lazy("cloche.cli.restart:restart", "Start anew without a gap in consumption."),
+        "scale": Lazy("cloche.cli.scale:scale", "Let a worker have more or fewer processes."),
+        "ps": Lazy("cloche.cli.ps:ps", "Show every process and every worker."),
+        "logs": Lazy("cloche.cli.logs:logs", "Show what the processes print."),
+        "wait": Lazy("cloche.cli.wait:wait", "Wait until everything is ready."),
         "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
         "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
         "service": Lazy(

@@ -15,6 +15,7 @@ from cloche.app.mingle import use_quick_mingle
 from cloche.app.plain import receive_plainly
 from cloche.launch import collector
 from cloche.launch.environment import Environment
+from cloche.launch.last_words import tell_what_still_runs
 from cloche.launch.pools import IMPLEMENTATIONS, queues_of, settle
 from cloche.settings import Resolved, Settings
 from cloche.settings.celery_keys import kibibytes
@@ -87,6 +88,7 @@ def run_worker(
     worker = settle(app, worker)
     if supervised:
         app.conf.worker_soft_shutdown_timeout = 0
+        tell_what_still_runs()
     # A result is worth any wait: given up, the task would run a second time.
     app.conf.result_backend_transport_options = {
         **app.conf.result_backend_transport_options,
