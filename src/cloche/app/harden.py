@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
 from cloche.app.routing import all_routes, celery_routes, declared_names
+from cloche.app.schedules import add_schedules
 from cloche.app.task import Task, publish_quickly
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
@@ -95,6 +96,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     notes = _refuse_contradiction(applied)
     _add_routes(app, settings)
     _add_families(app, settings)
+    add_schedules(app, settings)
     notes += _add_limits(app, settings)
     written = _written(app, before)
     done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
