@@ -12,6 +12,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from cloche.aio.check import unawaited
+from cloche.app.pulse import feel_pulse
 from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
@@ -35,6 +36,7 @@ def connect_lifecycle(app: Celery) -> None:
     def begins(sender: Any, **_: Any) -> None:
         if sender.app is app:
             recycle_as_asked(app, sender)
+            feel_pulse(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
         notify("STOPPING=1")

@@ -49,6 +49,7 @@ class OneAtATime(Scheduler):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._outage = Outage("scheduling")
+        self._complaints: dict[str, str] = {}
         super().__init__(*args, **kwargs)
 
     # -- what is sent
@@ -102,7 +103,7 @@ class OneAtATime(Scheduler):
             producer.sending = Sending(entry.name, entry.last_run_at.isoformat(), run)
         try:
             self.apply_async(entry, producer=producer, advance=False)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (told below)
             cause = error.__context__ or error
             if isinstance(cause, NotOursError):
                 logger.warning("%s", cause)
@@ -110,11 +111,20 @@ class OneAtATime(Scheduler):
                 return False
             if isinstance(cause, self._troubles()):
                 raise cause from None
-            logger.exception("%s (%s) could not be sent", entry.name, entry.task)
-            return False
+            self._complain(entry, cause)
+            return True  # it would fail at once again: its next turn is soon enough
         self._outage.over()
         logger.info("sent %s (%s)", entry.name, entry.task)
         return True
+
+    def _complain(self, entry: ScheduleEntry, error: BaseException) -> None:
+        """The traceback the first time only: a wrong schedule is wrong at every run."""
+        news = self._complaints.get(entry.name) != str(error)
+        self._complaints[entry.name] = str(error)
+        logger.error(
+            "%s (%s) could not be sent: %r", entry.name, entry.task, error,
+            exc_info=error if news else None,
+        )  # fmt: skip
 
     def _put_back(self, entry: ScheduleEntry) -> None:
         self.schedule[entry.name] = entry

@@ -14,6 +14,7 @@ from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
 from cloche.launch.plan import Plan, plan
+from cloche.launch.watching import watched
 from cloche.launch.workers import unheard_queues
 from cloche.process.output import Output
 from cloche.process.port import claim
@@ -71,7 +72,7 @@ class Up:
         try:
             if await self._start(supervisor, environment.settings):
                 self._greet(environment, broker, what)
-                await supervisor.run()
+                await watched(environment.app, environment.settings, supervisor, self._output.say)
         except (NotReadyError, CrashLoopError) as error:
             raise _explained(error, broker, supervisor) from error
         except BaseException:

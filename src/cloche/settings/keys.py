@@ -168,9 +168,9 @@ def suggest(path: Path_) -> Path_ | None:
 
 def _known(path: Path_) -> Iterator[Path_]:
     """Every table and setting, with the user's own names in place of ``*``."""
-    name = path[1] if len(path) > 1 else "NAME"
     for key in catalogue():
-        real = tuple(name if part == "*" else part for part in key.path)
+        names = (*path, *["NAME"] * len(key.path))
+        real = tuple(names[at] if part == "*" else part for at, part in enumerate(key.path))
         yield from (real[:length] for length in range(1, len(real) + 1))
 
 
