@@ -90,6 +90,7 @@ class Heart:
         with contextlib.suppress(OSError):
             (self._directory / DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
             self._register_stacks()
+        self._beat()
         self._thread = threading.Thread(target=self._run, name="cloche-pulse", daemon=True)
         self._thread.start()
 
@@ -107,13 +108,16 @@ class Heart:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._pause()):
-            pulse = self._now()
-            try:
-                pulse.write(self._directory)
-            except OSError:
-                self._clear()  # no pulse is better than an old one: nobody judges by it
-            if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
-                self._life.give()
+            self._beat()
+
+    def _beat(self) -> None:
+        pulse = self._now()
+        try:
+            pulse.write(self._directory)
+        except OSError:
+            self._clear()  # no pulse is better than an old one: nobody judges by it
+        if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
+            self._life.give()
 
     def _pause(self) -> float:
         return min(PERIOD, (self._life.period or PERIOD) / 2)

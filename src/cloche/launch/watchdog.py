@@ -128,8 +128,11 @@ class Watchdog:
             return
         while True:
             await asyncio.sleep(min(5.0, max(0.5, self._settings.after / 10)))
-            for deaf in await asyncio.to_thread(self._look):
-                await self._restart(deaf)
+            try:
+                for deaf in await asyncio.to_thread(self._look):
+                    await self._restart(deaf)
+            except Exception as error:  # noqa: BLE001 (it must not end unnoticed)
+                self._say(f"the watchdog failed, and goes on: {error!r}")
 
     def _look(self) -> list[Deaf]:
         """One look at all of them; nothing is judged while the broker does not answer."""

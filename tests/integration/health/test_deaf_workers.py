@@ -28,8 +28,8 @@ LEAN = {
     "CLOCHE_WATCHDOG__AFTER": "3",
     "CLOCHE_STOP__SOFT": "2",
     "CLOCHE_STOP__GRACE": "4",
-    "CLOCHE_WORKERS": '{"one": {"concurrency": 1, "pool": "prefork", "queues": "default"},'
-    ' "alone": {"pool": "solo", "queues": "alone"}}',
+    "CLOCHE_WORKERS": '{"one": {"concurrency": 1, "pool": "prefork", "queues": ["default"]},'
+    ' "alone": {"pool": "solo", "queues": ["alone"]}}',
     "PYTHONPATH": str(ROOT),
 }
 
