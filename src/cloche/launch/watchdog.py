@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 from celery import Celery
 from kombu import Connection
 
-from cloche.broker.baton import server_of
-from cloche.cluster.queues import lengths
+from cloche.cluster.queues import lengths, paused_queues
 from cloche.launch.stacks import dump_stacks
 from cloche.process.events import record
 from cloche.process.pulse import SILENT, Pulse, pulses
@@ -174,12 +172,8 @@ class Watchdog:
             self._connection = self._app.connection_for_read()
         self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
         found = lengths(self._connection, names)
-        server = server_of(self._connection)
-        if server is not None:
-            members: Any = server.client.smembers(server.keys.paused)
-            paused = {name.decode() for name in members}
-            found = {name: length for name, length in found.items() if name not in paused}
-        return found
+        paused = paused_queues(self._connection)
+        return {name: length for name, length in found.items() if name not in paused}
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
