@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+from threading import Event
 from time import monotonic
 
 import psutil
@@ -22,6 +23,9 @@ logger = get_logger("cloche.aio")
 
 #: Seconds between two looks at the memory.
 LOOK = 1.0
+
+#: Set once this process is going to be replaced by a new one of its kind.
+renewing = Event()
 
 
 class Renewal:
@@ -49,6 +53,7 @@ class Renewal:
     def _begin(self, why: str) -> None:
         self._begun = True
         logger.info("the worker drains and starts anew: %s", why)
+        renewing.set()
         atexit.register(execute_again)
         worker_state.should_stop = EX_OK
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 from celery import Celery, signals
@@ -12,6 +13,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from cloche.aio.check import unawaited
+from cloche.aio.renewal import renewing
 from cloche.app.pulse import feel_pulse
 from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
@@ -39,7 +41,7 @@ def connect_lifecycle(app: Celery) -> None:
             feel_pulse(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
-        notify("STOPPING=1")
+        notify(_leaving())
 
     signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
     signals.worker_init.connect(begins, weak=False, dispatch_uid=f"{uid}-init")
@@ -48,17 +50,25 @@ def connect_lifecycle(app: Celery) -> None:
     signals.worker_process_init.connect(fresh_loop, weak=False, dispatch_uid="cloche-loop")
 
 
+def _leaving() -> str:
+    """What systemd hears: a worker that renews itself is not to be taken for one that stops."""
+    if renewing.is_set():
+        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        return f"RELOADING=1\nMONOTONIC_USEC={usec}\nSTATUS=starts itself anew"
+    return "STOPPING=1"
+
+
 def recycle_as_asked(app: Celery, worker: Any) -> None:
-    """No renewal of an asyncio worker after so many tasks, unless somebody asked for it.
+    """No renewal of a whole worker after so many tasks, unless somebody asked for it.
 
     The default is for pool processes: a thousand coroutines may be a tenth of a second's work.
     """
     default = WorkerSettings().max_tasks_per_child
     hardened = getattr(app, "cloche_hardened", None)
     written = hardened.written.get("worker_max_tasks_per_child") if hardened else None
-    if written == default == worker.max_tasks_per_child and _awaits(
-        get_implementation(worker.pool_cls)
-    ):
+    pool = get_implementation(worker.pool_cls)
+    in_place = _awaits(pool) or getattr(pool, "renews_in_place", False)
+    if written == default == worker.max_tasks_per_child and in_place:
         worker.max_tasks_per_child = app.conf.worker_max_tasks_per_child = None
 
 

@@ -54,3 +54,14 @@ def kill_self(ledger: str) -> None:
 @app.task(name="tasks.probe.hang")
 def hang() -> None:
     time.sleep(60)
+
+
+_kept: list[bytearray] = []
+
+
+@app.task(name="tasks.probe.grow")
+def grow(mebibytes: int) -> int:
+    """Take that much memory and keep it."""
+    if mebibytes:
+        _kept.append(bytearray(b"x" * (mebibytes * 1024**2)))
+    return mebibytes

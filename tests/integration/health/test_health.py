@@ -146,12 +146,11 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
 def test_a_broker_that_hangs_does_not_hang_the_check(
     stack: Stack, own_broker: BrokerProcess
 ) -> None:
-    assert own_broker.process is not None
-    own_broker.process.send_signal(signal.SIGSTOP)
+    own_broker.freeze()
     try:
         code, checks = ask(stack, "--ready", "--timeout", "0.5")
     finally:
-        own_broker.process.send_signal(signal.SIGCONT)
+        own_broker.thaw()
     assert code == 1
     assert "no answer for" in checks["broker"]["detail"]
     assert checks["broker"]["seconds"] < 3

@@ -19,6 +19,7 @@ from cloche.testing import BrokerProcess
 from tests.acceptance.stack import clean_environ, wait_for
 
 ROOT = Path(__file__).parents[3]
+APP = "tests.integration.health.project"
 
 
 class Manager:
