@@ -24,8 +24,8 @@ logger = get_logger("cloche.aio")
 #: Seconds between two looks at the memory.
 LOOK = 1.0
 
-#: Set once this process is going to be replaced by a new one of its kind.
-renewing = Event()
+#: Set once somebody wants this process to end: it is not to begin anew.
+unwanted = Event()
 
 
 class Renewal:
@@ -53,13 +53,14 @@ class Renewal:
     def _begin(self, why: str) -> None:
         self._begun = True
         logger.info("the worker drains and starts anew: %s", why)
-        renewing.set()
         atexit.register(execute_again)
         worker_state.should_stop = EX_OK
 
 
 def execute_again() -> None:
-    """Replace this process by a new one of the same command line and id."""
+    """Replace this process by a new one of the same command line and id, if it is wanted."""
+    if unwanted.is_set():
+        return
     logging.shutdown()
     platforms.close_open_fds([sys.__stdin__, sys.__stdout__, sys.__stderr__])
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from typing import Any
 
 from celery import Celery, signals
@@ -13,7 +12,7 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from cloche.aio.check import unawaited
-from cloche.aio.renewal import renewing
+from cloche.aio.renewal import unwanted
 from cloche.app.pulse import feel_pulse
 from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
@@ -41,21 +40,14 @@ def connect_lifecycle(app: Celery) -> None:
             feel_pulse(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
-        notify(_leaving())
+        unwanted.set()  # a renewal that is under way would forget the signal
+        notify("STOPPING=1")
 
     signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
     signals.worker_init.connect(begins, weak=False, dispatch_uid=f"{uid}-init")
     signals.worker_ready.connect(ready, weak=False, dispatch_uid=f"{uid}-ready")
     signals.worker_shutting_down.connect(shutting_down, weak=False, dispatch_uid="cloche-stopping")
     signals.worker_process_init.connect(fresh_loop, weak=False, dispatch_uid="cloche-loop")
-
-
-def _leaving() -> str:
-    """What systemd hears: a worker that renews itself is not to be taken for one that stops."""
-    if renewing.is_set():
-        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        return f"RELOADING=1\nMONOTONIC_USEC={usec}\nSTATUS=starts itself anew"
-    return "STOPPING=1"
 
 
 def recycle_as_asked(app: Celery, worker: Any) -> None:

@@ -42,7 +42,7 @@ class Recycled(BasePool):
         accept_callback: Callable[..., Any] | None = None,
         **options: Any,
     ) -> Any:
-        """As the pool below; ``callback`` is called once a task has ended, whatever became of it."""
+        """As the pool below, counting each task that has ended, whatever became of it."""
 
         def ended(outcome: Any) -> None:
             try:

@@ -1,4 +1,4 @@
-"""Threads and solo workers honour max_tasks_per_child and max_memory_per_child, and lose nothing."""
+"""Threads and solo workers honour max_tasks_ and max_memory_per_child, and lose nothing."""
 
 from __future__ import annotations
 
