@@ -16,6 +16,7 @@ from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
 from cloche.app.rabbitmq import declared_queue, leave_rabbitmq, use_rabbitmq
 from cloche.app.routing import all_routes, celery_routes, declared_names
+from cloche.app.schedules import add_schedules
 from cloche.app.task import Task, publish_quickly
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
@@ -96,6 +97,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     notes = _refuse_contradiction(applied)
     _add_routes(app, settings)
     _add_families(app, settings)
+    add_schedules(app, settings)
     notes += _add_limits(app, settings)
     notes += use_rabbitmq(app, settings)
     written = _written(app, before)

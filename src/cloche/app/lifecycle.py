@@ -12,6 +12,8 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from cloche.aio.check import unawaited
+from cloche.aio.renewal import unwanted
+from cloche.app.pulse import feel_pulse
 from cloche.app.repeats import limit_repeats
 from cloche.app.routing import all_routes, unmatched_routes
 from cloche.process.notify import notify
@@ -35,8 +37,10 @@ def connect_lifecycle(app: Celery) -> None:
     def begins(sender: Any, **_: Any) -> None:
         if sender.app is app:
             recycle_as_asked(app, sender)
+            feel_pulse(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
+        unwanted.set()  # a renewal that is under way would forget the signal
         notify("STOPPING=1")
 
     signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
@@ -47,16 +51,16 @@ def connect_lifecycle(app: Celery) -> None:
 
 
 def recycle_as_asked(app: Celery, worker: Any) -> None:
-    """No renewal of an asyncio worker after so many tasks, unless somebody asked for it.
+    """No renewal of a whole worker after so many tasks, unless somebody asked for it.
 
     The default is for pool processes: a thousand coroutines may be a tenth of a second's work.
     """
     default = WorkerSettings().max_tasks_per_child
     hardened = getattr(app, "cloche_hardened", None)
     written = hardened.written.get("worker_max_tasks_per_child") if hardened else None
-    if written == default == worker.max_tasks_per_child and _awaits(
-        get_implementation(worker.pool_cls)
-    ):
+    pool = get_implementation(worker.pool_cls)
+    in_place = _awaits(pool) or getattr(pool, "renews_in_place", False)
+    if written == default == worker.max_tasks_per_child and in_place:
         worker.max_tasks_per_child = app.conf.worker_max_tasks_per_child = None
 
 

@@ -60,7 +60,17 @@ class TaskPool(thread.TaskPool):
 
     def run(self, request: Any) -> None:
         """Run the task of a plain request (:mod:`cloche.app.plain`) in a thread."""
-        self._crew.submit(lambda: _run(request))
+
+        def job() -> None:
+            try:
+                _run(request)
+            finally:
+                self.ended()
+
+        self._crew.submit(job)
+
+    def ended(self) -> None:
+        """A plain request has been run, in one of the threads."""
 
     def on_stop(self) -> None:
         """Let running tasks end and their results be stored.

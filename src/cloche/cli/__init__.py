@@ -40,6 +40,12 @@ class Commands(LazyGroup):
             "cloche.cli.dashboard:dashboard",
             "Show health, workers, queues and recent tasks on a web page.",
         ),
+        "health": Lazy(
+            "cloche.cli.health:health", "Tell whether everything works; exit code 0 or 1."
+        ),
+        "schedules": Lazy(
+            "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
+        ),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }

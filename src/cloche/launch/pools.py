@@ -16,8 +16,9 @@ from cloche.settings.model import WorkerSettings
 #: Pools of ours, by our name or by Celery's for the one they stand for.
 IMPLEMENTATIONS = {
     "asyncio": "cloche.aio.pool:TaskPool",
-    "threads": "cloche.app.thread:TaskPool",
+    "threads": "cloche.app.recycling:ThreadPool",
     "prefork": "cloche.app.prefork:TaskPool",
+    "solo": "cloche.app.recycling:SoloPool",
 }
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
@@ -57,8 +58,8 @@ def settle(app: Celery, worker: WorkerSettings) -> WorkerSettings:
     update: dict[str, object] = {"pool": pool, "concurrency": worker.concurrency or at_once(pool)}
     if worker.processes is None:
         update["processes"] = cores() if pool == "asyncio" else 1
-    if pool == "asyncio" and "max_tasks_per_child" not in worker.model_fields_set:
-        update["max_tasks_per_child"] = None  # a thousand of its tasks may be one second's
+    if pool != "prefork" and "max_tasks_per_child" not in worker.model_fields_set:
+        update["max_tasks_per_child"] = None  # a thousand of their tasks may be one second's
     return worker.model_copy(update=update)
 
 

@@ -86,3 +86,14 @@ async def doze(ledger: str, text: str, seconds: float) -> None:
 def _write(ledger: str, line: str) -> None:
     with Path(ledger).open("a") as file:
         file.write(f"{line}\n")
+
+
+_kept: list[bytearray] = []
+
+
+@app.task(name="tasks.probe.grow")
+def grow(mebibytes: int) -> int:
+    """Take that much memory and keep it."""
+    if mebibytes:
+        _kept.append(bytearray(b"x" * (mebibytes * 1024**2)))
+    return mebibytes
