@@ -7,6 +7,7 @@ Settings: :func:`load`, :class:`Settings`.
 Processes: :class:`Supervisor`, :func:`discover_existing_workers`,
 :func:`stop_all_existing_workers`.
 Downloads: :class:`Downloads`.
+The execution log: :class:`ExecutionLogger`, :class:`LogRecord`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
     from cloche.broker.publish_many import map_delay, publish_many
     from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
     from cloche.process.supervisor import Supervisor
+    from cloche.logs.logger import ExecutionLogger
+    from cloche.logs.record import LogRecord
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 
 __all__ = [
     "AsyncTask",
     "Downloads",
+    "ExecutionLogger",
+    "LogRecord",
     "Settings",
     "Supervisor",
     "aget",
@@ -59,6 +64,8 @@ _HOMES = {
     "Supervisor": "cloche.process.supervisor",
     "discover_existing_workers": "cloche.launch.discovery",
     "stop_all_existing_workers": "cloche.launch.discovery",
+    "ExecutionLogger": "cloche.logs.logger",
+    "LogRecord": "cloche.logs.record",
 }
 
 

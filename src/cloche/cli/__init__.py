@@ -47,6 +47,7 @@ class Commands(LazyGroup):
             "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
         ),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
+        "logs": Lazy("cloche.cli.logs:logs", "The execution log: what waits, and what was said."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 
