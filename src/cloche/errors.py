@@ -12,6 +12,8 @@
     │   ├── NotReadyError       1   it was not ready in time
     │   └── CrashLoopError      1   it ended again and again
     ├── ExtraMissingError       2   an optional dependency is not installed
+    ├── LogQueryError           2   a question about execution logs cannot be understood
+    ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
     ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
     ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
     └── DownloadError           1   a download failed
@@ -146,6 +148,16 @@ class ExtraMissingError(ClocheError):
     """An optional dependency is not installed; the message names the extra."""
 
     exit_code = 2
+
+
+class LogQueryError(ClocheError):
+    """A question about execution logs cannot be understood."""
+
+    exit_code = 2
+
+
+class WorkflowError(ClocheError):
+    """A workflow run or one of its steps is used in a way that cannot work."""
 
 
 class CoroutineTaskError(ClocheError):
