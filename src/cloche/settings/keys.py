@@ -45,6 +45,7 @@ _READERS = {
     "service": "the service",
     "dashboard": "the dashboard",
     "download": "workers and the service",
+    "logs": "every process that logs, and workers",
     "stop": "cloche up and the workers",
 }
 

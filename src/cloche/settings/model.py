@@ -98,7 +98,7 @@ class ResultSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """Where downloads and history are kept."""
+    """Where downloads, execution logs and history are kept."""
 
     url: DatabaseUrl | None = Field(
         None, description="SQLAlchemy URL (sqlite, postgresql); unset: SQLite in the run directory"
@@ -247,6 +247,44 @@ class DownloadSettings(Section):
     )
 
 
+class LogSettings(Section):
+    """The execution log."""
+
+    batch: int = Field(50, ge=1, description="Records that are sent without waiting for more")
+    interval: Seconds = Field(2, gt=0, description="Longest a record waits for others, seconds")
+    max_batch: int = Field(5000, ge=1, description="Most records in one message, when many wait")
+    max_batch_size: Bytes = Field(
+        1024**2, ge=1024, description="Bytes after which a message takes no further record"
+    )
+    buffer: int = Field(20_000, ge=1, description="Most records a process keeps in memory")
+    overflow: Literal["spool", "block", "drop_oldest", "drop_newest"] = Field(
+        "spool", description="What log() does when the buffer is full; drops are counted"
+    )
+    fallback: Literal["spool", "direct", "drop"] = Field(
+        "spool",
+        description="Where records go while the broker is away: disk, straight to the database, "
+        "nowhere; cloche logs fallback changes it at run time",
+    )
+    durable: bool = Field(
+        False, description="log() returns only when its record is in a file of this machine"
+    )
+    fsync: Literal["always", "interval", "never"] = Field(
+        "interval", description="When those files are forced to the disk"
+    )
+    max_spool: Bytes = Field(
+        256 * 1024**2, ge=1024, description="Most bytes on disk; what comes then is dropped"
+    )
+    max_queued: int = Field(
+        2000, ge=1, description="Messages in the queue after which the broker counts as away"
+    )
+    max_message: Bytes = Field(
+        16 * 1024, ge=64, description="Longest message in bytes; the rest is cut, with a mark"
+    )
+    max_details: Bytes = Field(
+        64 * 1024, ge=64, description="Largest details in bytes; larger ones are cut, with a mark"
+    )
+
+
 class StopSettings(Section):
     """How a stop goes."""
 
@@ -272,6 +310,7 @@ def _default_families() -> dict[str, FamilySettings]:
             soft_time_limit=600,
             time_limit=900,
         ),
+        "logs": FamilySettings(queue="logs"),
     }
 
 
@@ -311,6 +350,7 @@ class Settings(Section):
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
 
     @model_validator(mode="after")
