@@ -10,7 +10,16 @@ import re
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, literal, literal_column, or_, text
+from sqlalchemy import (
+    ColumnElement,
+    column,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    table,
+)
 
 from cloche.logs.context import WITHIN
 from cloche.logs.filter import LogFilter
@@ -70,7 +79,8 @@ def _says(wanted: str, dialect: str) -> list[ColumnElement[bool]]:
     if dialect == "sqlite":
         # A quoted string is a phrase to FTS5, whatever is in it; several all have to be there.
         query = " ".join(f'"{part}"' for part in parts)
-        found = text("SELECT rowid FROM log_records_text WHERE log_records_text MATCH :said")
-        return [literal_column("seq").in_(found.bindparams(said=query).columns())]
+        index = table("log_records_text", column("rowid"), column("log_records_text"))
+        matches = index.c.log_records_text.bool_op("MATCH")(query)
+        return [literal_column("seq").in_(select(index.c.rowid).where(matches))]
     vector = func.to_tsvector(_SIMPLE, columns.message)
     return [vector.bool_op("@@")(func.phraseto_tsquery(_SIMPLE, part)) for part in parts]

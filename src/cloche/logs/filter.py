@@ -31,8 +31,15 @@ def _moment(value: object) -> object:
 
 #: A time, or an age counted back from the moment of the query.
 Moment = Annotated[datetime | timedelta, BeforeValidator(_moment)]
-#: Empty fields of a form are fields nobody filled in.
-Word = Annotated[str | None, BeforeValidator(lambda value: value or None)]
+
+
+def _filled(value: object) -> object:
+    """Empty fields of a form are fields nobody filled in."""
+    return (value.strip() or None) if isinstance(value, str) else value
+
+
+Filled = BeforeValidator(_filled)
+Word = Annotated[str | None, Filled]
 
 
 class LogFilter(BaseModel):
@@ -43,18 +50,14 @@ class LogFilter(BaseModel):
     run: Word = Field(None, description="Run id")
     task: Word = Field(None, description="Task id")
     concept: Word = Field(None, description="Concept id")
-    level: Annotated[Level | None, BeforeValidator(lambda value: value or None)] = Field(
-        None, description="At least this level"
-    )
+    level: Annotated[Level | None, Filled] = Field(None, description="At least this level")
     category: Word = Field(None, description="Category")
     step: Word = Field(None, description="Step, with the steps below it: write finds write/draft")
     agent: Word = Field(None, description="Agent")
-    since: Annotated[Moment | None, BeforeValidator(lambda value: value or None)] = Field(
+    since: Annotated[Moment | None, Filled] = Field(
         None, description="From this time (ISO 8601, UTC) or age (15m, 2h, 7d) on"
     )
-    until: Annotated[Moment | None, BeforeValidator(lambda value: value or None)] = Field(
-        None, description="Before this time or age"
-    )
+    until: Annotated[Moment | None, Filled] = Field(None, description="Before this time or age")
     text: Word = Field(None, description="Part of the message, in any case")
 
     def window(self, now: datetime | None = None) -> tuple[datetime | None, datetime | None]:

@@ -131,7 +131,8 @@ class LogReader:
     def _rows(self, query: Select[Any]) -> Iterator[Any]:
         with self._reading() as connection:
             options = {"stream_results": True, "yield_per": _BATCH}
-            yield from connection.execute(query, execution_options=options)
+            with connection.execute(query, execution_options=options) as rows:
+                yield from rows
 
 
 def recent(wanted: LogFilter) -> LogFilter:

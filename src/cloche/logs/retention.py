@@ -20,9 +20,11 @@ from cloche.logs.table import RecordId, log_dead_letters, log_records
 #: Rows deleted in a transaction: others write between two of them.
 BATCH = 5000
 _LOCK_TIMEOUT, _TRIES = "1s", 6
+#: Any constant does; it names this work among a server's advisory locks.
+_ADVISORY_LOCK = 0xC10C4E7
 #: The partitions of ``log_records``: quoted name, bounds as SQL, about how many rows.
 _PARTITIONS = text(
-    "SELECT c.oid::regclass::text, pg_get_expr(c.relpartbound, c.oid),"
+    "SELECT c.oid::regclass::text, coalesce(pg_get_expr(c.relpartbound, c.oid), ''),"
     " greatest(c.reltuples, 0)::bigint"
     " FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
     " WHERE i.inhparent = to_regclass('log_records') ORDER BY 1"
@@ -107,6 +109,7 @@ def _drop(database: Database, name: str) -> None:
         try:
             with database.write() as connection:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
                 if not connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}):
                     return  # somebody else was quicker
                 connection.execute(text(f"ALTER TABLE log_records DETACH PARTITION {name}"))

@@ -176,9 +176,7 @@ class Step:
             level, status = "warning", "failed"
         else:
             level, status, details = "error", "failed", described(error)
-        self._write(
-            level, inner, said, duration_ms=took, status=status, attempt=attempt, **details
-        )
+        self._write(level, inner, said, duration_ms=took, status=status, attempt=attempt, **details)
 
     def _write(
         self,

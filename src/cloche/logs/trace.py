@@ -67,7 +67,8 @@ class StepTrace:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Nobody wrote anything between these times (seconds of the epoch)."""
+    """Nobody wrote anything between these times (seconds of the epoch), and no step is known to
+    have run all the while."""
 
     since: float
     until: float
@@ -127,8 +128,8 @@ class _Fold:
         begin = at - (record.duration_ms or 0.0) / 1000
         if not self._total:
             self._first = self._last = begin
-        elif at - self._last >= QUIET:
-            self._quiet.append(Gap(self._last, at))
+        elif begin - self._last >= QUIET:
+            self._quiet.append(Gap(self._last, begin))
         self._first = min(self._first, begin)
         self._last = max(self._last, at)
         self._total += 1
@@ -172,7 +173,6 @@ class _Fold:
     def result(self, run_id: str, most: int) -> Trace | None:
         if not self._total:
             return None
-        least = SHARE * (self._last - self._first)
         return Trace(
             run_id=run_id,
             status=self._status,
@@ -183,8 +183,22 @@ class _Fold:
             levels=dict(self._levels.most_common()),
             agents=dict(self._agents.most_common()),
             steps=_nested(self._steps),
-            gaps=tuple(gap for gap in self._quiet if gap.seconds >= least),
+            gaps=self._gaps(),
             records=tuple(self._kept),
+        )
+
+    def _gaps(self) -> tuple[Gap, ...]:
+        least = SHARE * (self._last - self._first)
+        spans = [
+            (span.begin, self._last if span.end is None else span.end)
+            for step in self._steps.values()
+            for span in (*step.spans, *step.open.values())
+        ]
+        return tuple(
+            gap
+            for gap in self._quiet
+            if gap.seconds >= least
+            and not any(begin <= gap.since and end >= gap.until for begin, end in spans)
         )
 
 

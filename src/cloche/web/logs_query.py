@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.requests import Request
 
 from cloche.logs.document import Format
-from cloche.logs.filter import LogFilter, refused
+from cloche.logs.filter import Filled, LogFilter, refused
 from cloche.logs.read import PAGE
 
 
@@ -17,10 +17,10 @@ class LogsQuery(LogFilter):
     """Parameters of an address. Raises LogQueryError that says which one is wrong."""
 
     limit: int = Field(100, ge=1, le=PAGE, description="Records of a page")
-    before: Annotated[UUID | None, BeforeValidator(lambda value: value or None)] = Field(
+    before: Annotated[UUID | None, Filled] = Field(
         None, description="Records older than the one of this id"
     )
-    after: Annotated[UUID | None, BeforeValidator(lambda value: value or None)] = Field(
+    after: Annotated[UUID | None, Filled] = Field(
         None, description="Records newer than the one of this id"
     )
     format: Format = Field("jsonl", description="Of an export: jsonl or csv")
