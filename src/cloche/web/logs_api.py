@@ -40,9 +40,9 @@ class LogsApi:
             "/errors": self.errors,
             "/export": self.export,
             "/live": self.live,
-            "/runs/{run}/trace": self.trace,
-            "/runs/{run}/summary": self.summary,
-            "/runs/{run}/errors": self.errors,
+            "/runs/{run:path}/trace": self.trace,
+            "/runs/{run:path}/summary": self.summary,
+            "/runs/{run:path}/errors": self.errors,
             "/{id}": self.show,
         }
         return {path: explained(endpoint) for path, endpoint in found.items()}

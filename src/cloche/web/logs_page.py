@@ -42,7 +42,7 @@ class LogsPage:
             Route("/logs/live", explained(self.live)),
             Route("/logs/summary", explained(self.summary)),
             Route("/logs/errors", explained(self.errors)),
-            Route("/logs/runs/{run}", explained(self.trace)),
+            Route("/logs/runs/{run:path}", explained(self.trace)),
             Route("/logs/records/{id}", explained(self.record)),
         ]
 
