@@ -5,6 +5,7 @@ Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`clo
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Downloads: :class:`Downloads`.
+The execution log: :class:`ExecutionLogger`, :class:`LogRecord`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
     from cloche.broker.publish_many import map_delay, publish_many
+    from cloche.logs.logger import ExecutionLogger
+    from cloche.logs.record import LogRecord
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 
 __all__ = [
     "AsyncTask",
     "Downloads",
+    "ExecutionLogger",
+    "LogRecord",
     "Settings",
     "aget",
     "async_task",
@@ -49,6 +54,8 @@ _HOMES = {
     "Settings": "cloche.settings",
     "load": "cloche.settings",
     "Downloads": "cloche.tasks.download",
+    "ExecutionLogger": "cloche.logs.logger",
+    "LogRecord": "cloche.logs.record",
 }
 
 

@@ -16,6 +16,7 @@
     ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
     ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
     ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
+    ├── SpoolFullError          1   the execution log's files on disk have reached their cap
     └── DownloadError           1   a download failed
         ├── EgressRefusedError      the address must not be contacted (SSRF guard)
         ├── DownloadRefusedError    asking again cannot help (404, too large, wrong checksum)
@@ -168,6 +169,10 @@ class CoroutineTaskError(ClocheError):
 
 class TaskCancelledError(ClocheError):
     """The body of a coroutine task ended with CancelledError though nobody cancelled the task."""
+
+
+class SpoolFullError(ClocheError):
+    """The execution log's files on disk have reached their cap (``logs.max_spool``)."""
 
 
 class DownloadError(ClocheError):

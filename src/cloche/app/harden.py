@@ -28,7 +28,10 @@ from cloche.settings.celery_keys import (
 from cloche.settings.model import Settings
 
 #: Task modules of the families Cloche ships; imported by the worker, never from here.
-FAMILY_MODULES: Mapping[str, str] = {"download": "cloche.tasks.download"}
+FAMILY_MODULES: Mapping[str, str] = {
+    "download": "cloche.tasks.download",
+    "logs": "cloche.tasks.logs",
+}
 #: The queue of unrouted tasks in applications made by :func:`create_app`.
 DEFAULT_QUEUE = "default"
 

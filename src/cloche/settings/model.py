@@ -254,7 +254,7 @@ class LogSettings(Section):
     interval: Seconds = Field(2, gt=0, description="Longest a record waits for others, seconds")
     max_batch: int = Field(5000, ge=1, description="Most records in one message, when many wait")
     max_batch_size: Bytes = Field(
-        1024**2, ge=1024, description="Bytes after which a message takes no further record"
+        512 * 1024, ge=1024, description="Bytes after which a message takes no further record"
     )
     buffer: int = Field(20_000, ge=1, description="Most records a process keeps in memory")
     overflow: Literal["spool", "block", "drop_oldest", "drop_newest"] = Field(

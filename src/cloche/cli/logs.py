@@ -1,0 +1,28 @@
+"""``cloche logs``: the execution log."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import click
+
+from cloche.cli.lazy import Lazy, LazyGroup
+
+
+class LogCommands(LazyGroup):
+    """Each command is a module of its own."""
+
+    commands_by_name: ClassVar[dict[str, Lazy]] = {
+        "spool": Lazy("cloche.cli.logs_spool:spool", "What waits on this machine's disk; send it."),
+        "fallback": Lazy(
+            "cloche.cli.logs_fallback:fallback", "Where records go while the broker is away."
+        ),
+    }
+
+
+@click.group(
+    cls=LogCommands,
+    epilog="Run `cloche logs COMMAND --help` for the options and examples of a command.",
+)
+def logs() -> None:
+    """The execution log: what tasks, agents and workflows said, step by step."""
