@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
-from celery._state import get_current_task
+from celery._state import _task_stack
 
 #: Between the names of a step and of the steps inside it.
 WITHIN = "/"
@@ -31,11 +32,13 @@ class Scope:
 
 _EMPTY = Scope()
 _scope: ContextVar[Scope] = ContextVar("cloche_log_scope", default=_EMPTY)
+#: The scope here, without the Celery task.
+here = _scope.get
 
 
 def surroundings() -> Scope:
     """The scope here; its task is the Celery task that runs, if nobody named another."""
-    scope = _scope.get()
+    scope = here()
     if scope.task_id is not None:
         return scope
     task_id = current_task_id()
@@ -44,9 +47,21 @@ def surroundings() -> Scope:
 
 def current_task_id() -> str | None:
     """The id of the Celery task that runs here."""
-    task = get_current_task()
-    request = None if task is None else task.request
+    task = _top(_task_stack)
+    request = None if task is None else _top(task.request_stack) or task.request
     return None if request is None else request.id
+
+
+def _top(stack: Any) -> Any:
+    """``stack.top`` of a stack of Celery's, at a tenth of the price: every record asks.
+
+    A stack is a list per thread, or per run in the asyncio pool (celery.utils.threads).
+    """
+    local = getattr(stack, "_local", None)
+    if local is None:  # USE_FAST_LOCALS
+        return stack.top
+    held = local.__storage__.get(local.__ident_func__()) if local.__storage__ else None
+    return held["stack"][-1] if held else None
 
 
 @contextmanager
@@ -61,11 +76,11 @@ def scope(**fields: str | None) -> Iterator[Scope]:
 
 def within(**fields: str | None) -> Scope:
     """The scope here with ``fields``; those that are None stay as they are."""
-    here = _scope.get()
+    outer = here()
     given = {name: value for name, value in fields.items() if value is not None}
-    if "step" in given and here.step is not None:
-        given["step"] = f"{here.step}{WITHIN}{given['step']}"
-    return replace(here, **given)
+    if "step" in given and outer.step is not None:
+        given["step"] = f"{outer.step}{WITHIN}{given['step']}"
+    return replace(outer, **given)
 
 
 @contextmanager

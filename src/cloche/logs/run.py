@@ -34,6 +34,7 @@ class RunStatus(StrEnum):
 
 
 Callback: TypeAlias = Callable[["WorkflowRun"], object]
+Callbacks: TypeAlias = Callback | Iterable[Callback]
 
 
 class WorkflowRun:
@@ -52,9 +53,9 @@ class WorkflowRun:
         run_id: str | None = None,
         *,
         name: str = "run",
-        before: Callback | Iterable[Callback] = (),
-        after: Callback | Iterable[Callback] = (),
-        on_error: Callback | Iterable[Callback] = (),
+        before: Callbacks = (),
+        after: Callbacks = (),
+        on_error: Callbacks = (),
         **fields: str | None,
     ) -> None:
         self.run_id = run_id or uuid.uuid4().hex
@@ -209,7 +210,7 @@ class WorkflowRun:
         )
 
 
-def _several(callbacks: Callback | Iterable[Callback]) -> tuple[Callback, ...]:
+def _several(callbacks: Callbacks) -> tuple[Callback, ...]:
     return (callbacks,) if callable(callbacks) else tuple(callbacks)
 
 

@@ -57,6 +57,10 @@ class Tail:
         self._began = True
         return News(new, skipped=full and len(new) == len(records))
 
+    def saw(self, record: LogRecord) -> None:
+        """It was shown already."""
+        self._seen.add(record.id)
+
     def _is_new(self, record: LogRecord) -> bool:
         if record.id in self._seen:
             return False

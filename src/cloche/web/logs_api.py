@@ -23,6 +23,18 @@ from cloche.web.logs_query import LogsQuery, uuid_of
 from cloche.web.problems import not_found, problem, status_of
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+#: Paths below the API's own and the methods of `LogsApi` that answer there; the first match.
+PATHS = (
+    ("", "page"),
+    ("/summary", "summary"),
+    ("/errors", "errors"),
+    ("/export", "export"),
+    ("/live", "live"),
+    ("/runs/{run:path}/trace", "trace"),
+    ("/runs/{run:path}/summary", "summary"),
+    ("/runs/{run:path}/errors", "errors"),
+    ("/{id}", "show"),
+)
 
 
 class LogsApi:
@@ -32,24 +44,14 @@ class LogsApi:
         self._reader = reader
         self._streams = streams
 
-    def endpoints(self) -> dict[str, Endpoint]:
-        """Path -> endpoint. The more specific first; a path is below ``/api/logs``."""
-        found: dict[str, Endpoint] = {
-            "": self.page,
-            "/summary": self.summary,
-            "/errors": self.errors,
-            "/export": self.export,
-            "/live": self.live,
-            "/runs/{run:path}/trace": self.trace,
-            "/runs/{run:path}/summary": self.summary,
-            "/runs/{run:path}/errors": self.errors,
-            "/{id}": self.show,
-        }
-        return {path: explained(endpoint) for path, endpoint in found.items()}
-
     def routes(self, prefix: str = "/api/logs") -> list[Route]:
-        """The same as routes of Starlette."""
-        return [Route(prefix + path, endpoint) for path, endpoint in self.endpoints().items()]
+        """Its paths as routes of Starlette."""
+        return [Route(prefix + path, self.endpoint(name)) for path, name in PATHS]
+
+    def endpoint(self, name: str) -> Endpoint:
+        """One of those that `PATHS` names."""
+        endpoint: Endpoint = getattr(self, name)
+        return explained(endpoint)
 
     async def page(self, request: Request) -> Response:
         """Records, newest first. Follow ``older`` and ``newer``."""

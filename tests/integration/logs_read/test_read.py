@@ -106,7 +106,9 @@ def test_pages_go_back_and_forth_and_miss_nothing(database: Database, reader: Lo
             break
         before = page.older
     assert [len(one) for one in seen] == [10, 10, 5]
-    assert sum(seen, []) == [str(number) for number in reversed(range(25))]
+    assert [one for messages in seen for one in messages] == [
+        str(number) for number in reversed(range(25))
+    ]
     back = reader.page(limit=10, after=page.newer)
     assert [record.message for record in back.records] == seen[1]
     assert back.older is not None
