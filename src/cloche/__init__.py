@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from cloche.app import create_app, harden
     from cloche.broker.publish_many import map_delay, publish_many
     from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
-    from cloche.process.supervisor import Supervisor
     from cloche.logs.logger import ExecutionLogger
     from cloche.logs.record import LogRecord
+    from cloche.process.supervisor import Supervisor
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
 

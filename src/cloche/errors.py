@@ -14,6 +14,8 @@
     │   ├── NotRunningError     1   no launcher runs here that could be asked
     │   └── ExistingWorkerError 1   a worker of this application runs already, and may not
     ├── ExtraMissingError       2   an optional dependency is not installed
+    ├── LogQueryError           2   a question about execution logs cannot be understood
+    ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
     ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
     ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
     ├── SpoolFullError          1   the execution log's files on disk have reached their cap
@@ -170,6 +172,16 @@ class ExtraMissingError(ClocheError):
     """An optional dependency is not installed; the message names the extra."""
 
     exit_code = 2
+
+
+class LogQueryError(ClocheError):
+    """A question about execution logs cannot be understood."""
+
+    exit_code = 2
+
+
+class WorkflowError(ClocheError):
+    """A workflow run or one of its steps is used in a way that cannot work."""
 
 
 class CoroutineTaskError(ClocheError):

@@ -18,7 +18,8 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "broker aio process database",
         "app history cluster logs scripts",
         "tasks metrics alerts doctor launch testing",
-        "web terminal contrib generate celery",
+        "web terminal generate celery",
+        "contrib",
         "cli",
     )
 )

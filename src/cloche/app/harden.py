@@ -33,6 +33,7 @@ from cloche.settings.model import Settings
 FAMILY_MODULES: Mapping[str, str] = {
     "download": "cloche.tasks.download",
     "logs": "cloche.tasks.logs",
+    "maintenance": "cloche.tasks.maintenance",
 }
 #: The queue of unrouted tasks in applications made by :func:`create_app`.
 DEFAULT_QUEUE = "default"

@@ -29,7 +29,7 @@ class Commands(LazyGroup):
         "restart": Lazy("cloche.cli.restart:restart", "Start anew without a gap in consumption."),
         "scale": Lazy("cloche.cli.scale:scale", "Let a worker have more or fewer processes."),
         "ps": Lazy("cloche.cli.ps:ps", "Show every process and every worker."),
-        "logs": Lazy("cloche.cli.logs:logs", "Show what the processes print."),
+        "logs": Lazy("cloche.cli.logs:logs", "What the processes print; search the execution log."),
         "wait": Lazy("cloche.cli.wait:wait", "Wait until everything is ready."),
         "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
         "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
@@ -47,7 +47,6 @@ class Commands(LazyGroup):
             "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
         ),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
-        "logs": Lazy("cloche.cli.logs:logs", "The execution log: what waits, and what was said."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 

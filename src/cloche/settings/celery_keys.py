@@ -307,6 +307,17 @@ def kibibytes(size: int | None) -> int | None:
 def _beat(settings: Settings) -> Iterator[CeleryDefault]:
     yield CeleryDefault("timezone", settings.timezone, "schedules mean this zone", "timezone")
     yield CeleryDefault(
+        "beat_schedule",
+        {
+            "cloche-expire-logs": {
+                "task": "tasks.maintenance.expire_logs",
+                "schedule": 3600.0,
+                "options": {"expires": 3600, "ignore_result": True},
+            }
+        },
+        "execution logs older than logs.keep leave; the application's own entries stay",
+    )
+    yield CeleryDefault(
         "beat_max_loop_interval",
         settings.beat.max_interval,
         "300 s by default; a schedule changed meanwhile is seen late",

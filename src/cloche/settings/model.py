@@ -307,6 +307,11 @@ class LogSettings(Section):
     max_details: Bytes = Field(
         64 * 1024, ge=64, description="Largest details in bytes; larger ones are cut, with a mark"
     )
+    keep: Age = Field(
+        timedelta(days=30),
+        ge=timedelta(hours=1),
+        description="Age at which records are removed; on PostgreSQL by whole days",
+    )
 
 
 class StopSettings(Section):
@@ -335,6 +340,7 @@ def _default_families() -> dict[str, FamilySettings]:
             time_limit=900,
         ),
         "logs": FamilySettings(queue="logs"),
+        "maintenance": FamilySettings(queue="maintenance_queue", time_limit=3600),
     }
 
 
