@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from celery import Celery
 from celery.app import events as stock
 from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 from kombu.asynchronous import get_event_loop
+
+from cloche.broker.direct_events import encoded
 
 #: Seconds the first event of many waits for others.
 MOMENT = 0.02
@@ -68,13 +69,12 @@ class Dispatcher(EventDispatcher):
 
     def _publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
         """As Celery's; a list of events is encoded here, several times faster."""
-        text = _json(event) if type(event) is list and self.serializer == "json" else None
-        if text is None or producer is None:
+        if type(event) is not list or self.serializer != "json" or producer is None:
             super()._publish(event, producer, routing_key, **options)
             return
         try:
             producer.publish(
-                text,
+                encoded(event).decode(),
                 routing_key=routing_key,
                 exchange=self.exchange.name,
                 declare=[self.exchange],
@@ -98,16 +98,6 @@ class Dispatcher(EventDispatcher):
     def _on_time(self) -> None:
         self._planned = False
         self.flush()
-
-
-def _json(events: list[dict[str, Any]]) -> str | None:
-    """Their text; None where only kombu's encoder knows how."""
-    try:
-        return orjson.dumps(
-            events, option=orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
-        ).decode()
-    except TypeError:
-        return None
 
 
 #: Arguments of ``send`` that are no fields of the event.

@@ -169,7 +169,7 @@ class Dispatching:
 def _synchronous(base: Any, path: PlainPath) -> type[Any]:
     """The requests of one task as pools of threads and processes call them."""
 
-    class PlainRequest(base):  # type: ignore[misc]
+    class PlainRequest(base):
         """Told by the pool, in whatever thread that does it."""
 
         def on_accepted(self, pid: int, time_accepted: float) -> None:

@@ -20,6 +20,7 @@ from celery.concurrency.prefork import _run_ready_callbacks
 from celery.utils.log import get_logger
 from kombu.asynchronous import get_event_loop
 
+from cloche.app.recycling import Recycled
 from cloche.broker import results_later
 
 logger = get_logger("cloche.transport")
@@ -28,7 +29,7 @@ logger = get_logger("cloche.transport")
 _TURN = 0.1
 
 
-class TaskPool(thread.TaskPool):
+class Threads(thread.TaskPool):
     """Celery's, see above. Other backends store as ever."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -78,7 +79,7 @@ class TaskPool(thread.TaskPool):
         Celery's waits here and does nothing else: a RabbitMQ that hears no heartbeat meanwhile
         closes the connection, and what has run runs again.
         """
-        self._crew.drop()
+        self._crew.close()
         ending = threading.Thread(target=self.executor.shutdown, kwargs={"cancel_futures": True})
         ending.start()
         hub = get_event_loop()
@@ -89,6 +90,10 @@ class TaskPool(thread.TaskPool):
                 _run_ready_callbacks(hub)
         super().on_stop()
         results_later.drain(self.app)
+
+
+class TaskPool(Recycled, Threads):
+    """The threads pool of ``cloche worker``."""
 
 
 class Crew:
@@ -105,25 +110,29 @@ class Crew:
         self._idle = idle
         self._jobs: deque[Callable[[], None]] = deque()
         self._busy = 0
-        self._coming = False
+        self._coming = self._closed = False
         self._lock = threading.Lock()
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Have it called in a thread."""
+        """Have it called in a thread. Raises RuntimeError after :meth:`close`."""
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the pool of threads has been stopped")
             self._jobs.append(job)
             self._call()
 
-    def drop(self) -> None:
-        """Forget the jobs no thread has begun."""
-        self._jobs.clear()
+    def close(self) -> None:
+        """Forget the jobs no thread has begun, and take no more."""
+        with self._lock:
+            self._closed = True
+            self._jobs.clear()
 
     def _call(self) -> None:
         """One more thread, unless one comes already."""
         if not self._coming and self._jobs and self._busy < self._most:
+            self._executor.submit(self._work)  # it waits for our lock before it does anything
             self._coming = True
             self._busy += 1
-            self._executor.submit(self._work)
 
     def _work(self) -> None:
         with self._lock:
@@ -131,7 +140,7 @@ class Crew:
         while (job := self._next()) is not None:
             try:
                 job()
-            except Exception:
+            except BaseException:  # as Celery's, whose futures keep what nobody asks for
                 logger.exception("a thread goes on after an error")
             del job
 
@@ -155,8 +164,8 @@ def _apply(
     target: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None,
-    callback: Callable[..., Any] | None,
-    accept_callback: Callable[..., Any] | None,
+    callback: Any,
+    accept_callback: Any,
 ) -> None:
     with results_later.Deferring() as deferring:
         apply_target(target, args, kwargs, deferring.done(callback), accept_callback)

@@ -65,7 +65,8 @@ class _Cut:
 
     def fill(self, values: Values) -> str:
         """The text; in C, as every message pays for it."""
-        return self._format % self._chosen(values)[:-1]
+        chosen: tuple[str, ...] = self._chosen(values)
+        return self._format % chosen[:-1]
 
 
 class Template:

@@ -16,9 +16,9 @@ from cloche.settings.model import WorkerSettings
 #: Pools of ours, by our name or by Celery's for the one they stand for.
 IMPLEMENTATIONS = {
     "asyncio": "cloche.aio.pool:TaskPool",
-    "threads": "cloche.app.recycling:ThreadPool",
+    "threads": "cloche.app.thread:TaskPool",
     "prefork": "cloche.app.prefork:TaskPool",
-    "solo": "cloche.app.recycling:SoloPool",
+    "solo": "cloche.app.solo:TaskPool",
 }
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
