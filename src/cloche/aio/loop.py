@@ -32,7 +32,7 @@ class LoopThread:
     _last_words: ClassVar[list[Callable[[], Awaitable[None]]]] = []
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = __import__("uvloop").new_event_loop() if os.environ.get("UV") else asyncio.new_event_loop()
         self._stopping = False
         started = threading.Event()
         self._thread = threading.Thread(
