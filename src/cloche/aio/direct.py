@@ -42,7 +42,8 @@ _SPECIAL = ("eta", "expires", "compression", "x-delivery-count", "stamped_header
 #: Seconds the last results and events may take.
 PATIENCE = 15
 
-_scan = json.JSONDecoder().scan_once  # orjson would make floats of long integers
+# orjson would make floats of long integers.
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 
 class Fetched(Protocol):
@@ -82,6 +83,8 @@ class DirectPath:
         self._classes: Mapping[str, type[Any]] = {}
         self._traces: dict[str, Trace] = {}
         self._store = BatchStore(consumer.pool.writers)
+        self._path.finished = lambda: self._store.waiting
+        self._store.on_waiting = self._path.intake.room
         self._does_info = strategy.logger.isEnabledFor(logging.INFO)
         self._open: dict[str, Any] = {}
         #: Messages that took the direct way, and that took Celery's.

@@ -41,8 +41,8 @@ from cloche.aio.writers import Writers
 
 logger = get_logger("cloche.aio")
 
-#: Plain ``def`` tasks at a time at most, unless the Celery setting ``cloche_sync_concurrency``
-#: says otherwise.
+#: Plain ``def`` tasks at a time at most, unless the setting ``workers.NAME.sync_concurrency``
+#: (in Celery: ``cloche_sync_concurrency``) says otherwise.
 SYNC_CONCURRENCY = 8
 #: Seconds that cancelled bodies have for their clean-up when the worker stops at once.
 COLD_GRACE = 10.0
