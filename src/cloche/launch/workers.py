@@ -99,6 +99,8 @@ def run_worker(
     # To app.Worker None means what the configuration says.
     app.conf.worker_max_tasks_per_child = worker.max_tasks_per_child
     app.conf.worker_max_memory_per_child = kibibytes(worker.max_memory_per_child)
+    if worker.sync_concurrency is not None:
+        app.conf.cloche_sync_concurrency = worker.sync_concurrency
     warnings.simplefilter("ignore", SecurityWarning)  # the lifecycle says it in one line
     instance = app.Worker(
         hostname=host_format(default_nodename(f"{name}@%h")),

@@ -170,6 +170,11 @@ class WorkerSettings(Section):
     processes: int | None = Field(
         None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
     )
+    sync_concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="asyncio: plain def tasks at once; unset: 8, and no more than concurrency",
+    )
     prefetch: int = Field(1, ge=0, description="Messages fetched ahead per slot")
     max_tasks_per_child: int | None = Field(
         1000,
