@@ -128,6 +128,14 @@ def test_they_may_be_left_or_forbidden(project: Background) -> None:
     assert len(project.workers()) == 1
 
 
+def test_a_person_is_asked(project: Background) -> None:
+    found = bare(project)
+    shown = project.on_terminal("start", asked="[q]uit?", answer="r\n")
+    assert f"(pid {found.pid}, up " in shown
+    assert found.wait(5) == 0
+    assert project.ps()["worker"]["kind"] == "ours"
+
+
 def test_piled_up_workers_of_one_name_are_all_found_and_stopped(project: Background) -> None:
     pile = [bare(project, "-P", "solo") for _ in range(3)]
     script = (
