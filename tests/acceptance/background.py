@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -116,6 +121,37 @@ class Background(Stack):
         assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in out + err, out + err
         return out if code == 0 else err
+
+    def on_terminal(
+        self, *words: str, columns: int = 100, asked: str = "", answer: str = "", **more: str
+    ) -> str:
+        """What ``cloche WORDS`` shows on a terminal, where ``asked`` is given ``answer``."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cloche", *words],
+            cwd=self.directory,
+            env={**self.environ, "TERM": "xterm", **more},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        screen = ""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                if select.select([master], [], [], 0.2)[0]:
+                    screen += os.read(master, 65536).decode(errors="replace")
+            except OSError:  # the terminal's last process has gone (EIO)
+                break
+            if asked and asked in screen:
+                os.write(master, answer.encode())
+                asked = ""
+        os.close(master)
+        assert process.wait(30) == 0, screen
+        return screen.replace("\r\n", "\n")
 
     def ps(self) -> dict[str, dict[str, Any]]:
         """``cloche ps --json`` by name."""

@@ -34,7 +34,6 @@ def project(tmp_path: Path, server: BrokerProcess) -> Iterator[Background]:
     )
     (made.directory / "bakery.py").write_text(OTHER)
     made.environ["CLOCHE_BEAT__ENABLED"] = "false"
-    made.environ["CLOCHE_STOP__SOFT"] = "3"
     yield made
     made.close()
 
@@ -46,7 +45,7 @@ def bare(
     log = project.directory / f"bare-{app}-{len(project.processes())}.log"
     with log.open("ab") as out:
         process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", app, "worker", "-c", "1", *words],
+            [sys.executable, "-m", "celery", "-A", app, "worker", "-c", "1", "-l", "INFO", *words],
             cwd=project.directory,
             env=project.environ,
             stdin=subprocess.DEVNULL,
@@ -129,6 +128,14 @@ def test_they_may_be_left_or_forbidden(project: Background) -> None:
     assert len(project.workers()) == 1
 
 
+def test_a_person_is_asked(project: Background) -> None:
+    found = bare(project)
+    shown = project.on_terminal("start", asked="[q]uit?", answer="r\n")
+    assert f"(pid {found.pid}, up " in shown
+    assert found.wait(5) == 0
+    assert project.ps()["worker"]["kind"] == "ours"
+
+
 def test_piled_up_workers_of_one_name_are_all_found_and_stopped(project: Background) -> None:
     pile = [bare(project, "-P", "solo") for _ in range(3)]
     script = (
@@ -150,7 +157,8 @@ def test_a_worker_started_by_a_script_of_ones_own_is_found(project: Background) 
             [
                 sys.executable,
                 "-c",
-                "import shop; shop.app.worker_main(['worker', '-P', 'solo', '-n', 'own@%h'])",
+                "from shop import app\n"
+                "app.worker_main(['worker', '-P', 'solo', '-l', 'INFO', '-n', 'own@%h'])",
             ],
             cwd=project.directory,
             env=project.environ,
@@ -206,11 +214,20 @@ def test_another_application_and_another_broker_are_not_touched(project: Backgro
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can start another user's process")
 def test_another_users_worker_is_not_touched(project: Background) -> None:
-    for path in (project.directory, *project.directory.parents):
-        if path.stat().st_uid == 0 and "pytest" in str(path):
-            path.chmod(0o755)
-    project.directory.chmod(0o777)
-    worker = bare(project, "-P", "solo", user="nobody", group="nogroup")
+    # Becomes another user once it is ready: that one may not read Python's files here.
+    (project.directory / "celery").write_text(
+        "import os, sys\n"
+        "sys.path.insert(0, os.getcwd())\n"
+        "from celery.signals import worker_ready\n"
+        "from shop import app\n"
+        "worker_ready.connect(lambda **_: os.setuid(65534), weak=False)\n"
+        "app.worker_main(['worker', '-P', 'solo'])\n"
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "celery", "worker"], cwd=project.directory, env=project.environ
+    )
+    wait_for("another user", lambda: psutil.Process(worker.pid).username() == "nobody")
+    wait_for("its answer", lambda: project.ps(), 20)
     assert psutil.Process(worker.pid).username() == "nobody"
     node = f"celery@{os.uname().nodename}"
     assert project.ps()[node]["kind"] == "elsewhere"
@@ -241,7 +258,7 @@ def test_a_worker_that_is_pid_1_of_a_container_is_found(project: Background) -> 
                 "sh",
                 "-c",
                 "hostname box && exec env HOSTNAME=box "
-                f"{sys.executable} -m celery -A shop worker -P solo",
+                f"{sys.executable} -m celery -A shop worker -P solo -l INFO",
             ],
             cwd=project.directory,
             env=project.environ,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import signal
 import subprocess
 import time
@@ -76,25 +76,21 @@ def test_starting_again_and_again_leaves_exactly_the_declared_workers(
 
 
 def test_it_outlives_the_terminal(own: Background) -> None:
-    master, slave = os.openpty()
-    process = subprocess.Popen(
-        ["sh", "-c", "cloche start --on-existing adopt"],
-        cwd=own.directory,
-        env=own.environ,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    try:
-        while os.read(master, 65536):
-            pass
-    except OSError:  # the terminal's last process has gone (EIO)
-        pass
-    assert process.wait(60) == 0
-    os.close(master)
+    shown = own.on_terminal("start")
+    assert "3 processes running" in shown
     exactly_what_is_declared(own)
+
+
+def test_a_narrow_terminal_shows_what_matters_most(stack: Background) -> None:
+    shown = stack.on_terminal("ps", columns=60)
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 60, shown
+    assert lines[0].split()[:3] == ["NAME", "STATE", "PID"]
+    assert "\x1b[1m" in shown
+    assert "\x1b" not in stack.on_terminal("ps", columns=60, NO_COLOR="1")
+    piped = stack.cloche("ps")
+    assert "\x1b" not in piped
+    assert "RESTARTS" in piped.splitlines()[0]
 
 
 def test_ps_tells_what_each_process_is_and_does(stack: Background) -> None:

@@ -11,8 +11,10 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu import Connection
@@ -30,6 +32,8 @@ _TIMEOUT = 1.0
 #: A worker counts its uptime from when it is built, after its imports: the process is older
 #: (much older where it was restarted in place by SIGHUP), but for clocks and rounding.
 _SLACK = 3.0
+#: Where a broker listens whose URL does not say.
+_PORTS = {"redis": 6379, "rediss": 6379, "sentinel": 26379, "amqp": 5672, "amqps": 5671}
 #: Share of task names that two registries must have in common to be of one application.
 _ALIKE = 0.5
 
@@ -122,14 +126,15 @@ def own_tasks(app: Celery) -> tuple[str, ...]:
 
 def addresses(connection: Connection) -> tuple[tuple[str, int], ...]:
     """The addresses a client of this broker is connected to; empty for a unix socket."""
-    host, port = connection.hostname, connection.port
-    if not host or not port:
-        return ()
-    try:
-        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return ()
-    return tuple({(str(place[4][0]), int(place[4][1])) for place in places})
+    found: set[tuple[str, int]] = set()
+    for url in (connection.as_uri(), *connection.alt):
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme.rpartition("+")[2])
+        if parts.hostname and port:
+            with suppress(OSError):
+                places = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+                found |= {(str(place[4][0]), port) for place in places}
+    return tuple(found)
 
 
 def duration(seconds: float) -> str:
