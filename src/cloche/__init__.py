@@ -2,6 +2,7 @@
 
 The application: :func:`create_app`, :func:`harden`.
 Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`close_resources`.
+Outages: :func:`resilient`, :class:`Resilience`.
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Downloads: :class:`Downloads`.
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cloche.aio.results import aget
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
+    from cloche.app.resilience import Resilience, resilient
     from cloche.broker.publish_many import map_delay, publish_many
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncTask",
     "Downloads",
+    "Resilience",
     "Settings",
     "aget",
     "async_task",
@@ -33,12 +36,15 @@ __all__ = [
     "load",
     "map_delay",
     "publish_many",
+    "resilient",
     "resource",
 ]
 
 _HOMES = {
     "create_app": "cloche.app",
     "harden": "cloche.app",
+    "Resilience": "cloche.app.resilience",
+    "resilient": "cloche.app.resilience",
     "AsyncTask": "cloche.aio.task",
     "async_task": "cloche.aio.task",
     "close_resources": "cloche.aio.resources",

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from celery.concurrency import solo
-from celery.concurrency.base import BasePool, apply_target
+from celery.concurrency.base import BasePool
 from celery.utils.log import get_logger
 
 from cloche.aio.renewal import Renewal
-from cloche.app import thread
 
 logger = get_logger(__name__)
 
@@ -67,22 +65,3 @@ def memory_limit(options: dict[str, Any]) -> int | None:
         )  # fmt: skip
         return None
     return limit
-
-
-class _Solo(solo.TaskPool):
-    """Celery's, with a method where that has an attribute."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        del self.on_apply
-
-    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
-        return apply_target(*args, **kwargs)
-
-
-class SoloPool(Recycled, _Solo):
-    """The solo pool of ``cloche worker``."""
-
-
-class ThreadPool(Recycled, thread.TaskPool):
-    """The threads pool of ``cloche worker``."""

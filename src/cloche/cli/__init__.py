@@ -36,6 +36,7 @@ class Commands(LazyGroup):
         "health": Lazy(
             "cloche.cli.health:health", "Tell whether everything works; exit code 0 or 1."
         ),
+        "tasks": Lazy("cloche.cli.tasks:tasks", "List registered tasks: queue, limits, retries."),
         "schedules": Lazy(
             "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
         ),

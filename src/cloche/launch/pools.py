@@ -16,8 +16,8 @@ from cloche.settings.model import WorkerSettings
 #: Pools of ours, by our name or by Celery's for the one they stand for.
 IMPLEMENTATIONS = {
     "asyncio": "cloche.aio.pool:TaskPool",
-    "threads": "cloche.app.recycling:ThreadPool",
-    "solo": "cloche.app.recycling:SoloPool",
+    "threads": "cloche.app.threads:TaskPool",
+    "solo": "cloche.app.solo:TaskPool",
 }
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
@@ -90,7 +90,7 @@ def tasks_of(app: Celery, queues: Sequence[str]) -> Iterator[Task]:
     """The tasks of the project's own that are routed to one of ``queues``."""
     for task in app.tasks.values():
         module = type(task).__module__.partition(".")[0]
-        if module not in ("celery", "cloche") and _queue_of(app, task) in (None, *queues):
+        if module not in ("celery", "cloche") and queue_of(app, task) in (None, *queues):
             yield task
 
 
@@ -118,7 +118,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _queue_of(app: Celery, task: Task) -> str | None:
+def queue_of(app: Celery, task: Task) -> str | None:
     """Where it is routed; None if a router function cannot tell without a message."""
     asked = getattr(task, "queue", None)
     if isinstance(asked, str):

@@ -68,6 +68,9 @@ class BrokerSettings(Section):
         "raise",
         description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
     )
+    remind: Seconds = Field(
+        60, ge=1, description="Seconds between two log lines about an outage that lasts"
+    )
     visibility_timeout: int = Field(
         3600,
         ge=1,
