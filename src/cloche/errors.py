@@ -11,6 +11,7 @@
     ├── ProcessError            1   a supervised process did not do what it should
     │   ├── NotReadyError       1   it was not ready in time
     │   └── CrashLoopError      1   it ended again and again
+    ├── NotInChargeError        1   another scheduler sends what this one would have sent
     ├── ExtraMissingError       2   an optional dependency is not installed
     ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
     ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
@@ -140,6 +141,10 @@ class NotReadyError(ProcessError):
 
 class CrashLoopError(ProcessError):
     """A process ended again and again; the message carries its last log lines."""
+
+
+class NotInChargeError(ClocheError):
+    """Another scheduler sends what this one would have sent."""
 
 
 class ExtraMissingError(ClocheError):

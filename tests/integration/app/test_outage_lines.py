@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,8 @@ def test_the_lines_of_outages_of_broker_and_result_backend(
     for pool in POOLS:
         note(app, tmp_path, pool, "after")
     for pool, worker in workers.items():
-        wait_for(f"work in {pool}", lambda pool=pool: ended(tmp_path, pool, "after"), 40)
-        wait_for("the last line", lambda w=worker: "the broker answers again" in w.output, 20)
+        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
+        wait_for("the last line", partial(worker.says, "the broker answers again"), 20)
         told = warnings(worker)
         assert sum("the broker does not answer" in line for line in told) == 1, told
         assert 2 <= sum("the broker is away for" in line for line in told) <= 4, told
@@ -78,14 +79,11 @@ def test_the_lines_of_outages_of_broker_and_result_backend(
     for pool in POOLS:
         app.send_task("tasks.probe.limits", queue=pool)  # its result has nowhere to go
     for pool, worker in workers.items():
-        wait_for(
-            f"the line of {pool}",
-            lambda w=worker: "the result backend does not answer" in w.output,
-            30,
-        )
+        line = partial(worker.says, "the result backend does not answer")
+        wait_for(f"the line of {pool}", line, 30)
     results.start()
     for worker in workers.values():
-        wait_for("its end", lambda w=worker: "the result backend answers again" in w.output, 30)
+        wait_for("its end", partial(worker.says, "the result backend answers again"), 30)
         assert "Retry (" not in worker.output
 
 
@@ -105,7 +103,7 @@ def test_a_flapping_broker_costs_no_more_lines_than_the_fault_matrix_allows(
     for pool in POOLS:
         note(app, tmp_path, pool, "after")
     for pool, worker in workers.items():
-        wait_for(f"work in {pool}", lambda pool=pool: ended(tmp_path, pool, "after"), 40)
+        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
         assert not worker.ended
         # Row 12 of the fault matrix allows 150 for 60 times.
         assert len(warnings(worker)) <= 25, warnings(worker)
