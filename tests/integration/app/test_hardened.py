@@ -64,15 +64,15 @@ def test_a_worker_outlasts_an_outage_that_its_own_limit_of_tries_would_not(
     assert patient.output.count("the broker ") < 5, "one voice, not a storm"
 
 
-def test_beat_keeps_its_schedule_in_the_run_directory_and_looks_often(
+def test_beat_keeps_its_schedule_on_the_broker_and_looks_often(
     broker: BrokerProcess, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     beat = start_worker(broker.url, "-l", "DEBUG", command="beat", ready=False)
     client = broker.client()
     wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
     assert "max interval->5.00 seconds" in beat.output
-    assert list((tmp_path / ".cloche").glob("beat-schedule*"))
-    assert not list(tmp_path.glob("celerybeat*"))
+    assert client.hkeys("cloche:beat:probe:runs") == ["tick"]
+    assert not list(tmp_path.glob("**/*beat-schedule*"))
     beat.process.terminate()
     assert beat.process.wait(10) == 0
 
