@@ -40,6 +40,7 @@ class Commands(LazyGroup):
         "schedules": Lazy(
             "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
         ),
+        "flower": Lazy("cloche.cli.flower:flower", "Run Flower, with a generated password."),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
