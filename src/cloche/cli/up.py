@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
@@ -16,8 +17,9 @@ from cloche.settings import Resolved, reload
 
 
 @click.command()
+@click.option("--reload", "reloads", is_flag=True, help="Load changed code (development).")
 @settings_options
-def up(resolved: Resolved) -> None:
+def up(resolved: Resolved, reloads: bool) -> None:
     """Start everything and stop it on Ctrl-C.
 
     Broker (embedded where none is configured), workers, scheduler, the service on port 8000
@@ -27,13 +29,22 @@ def up(resolved: Resolved) -> None:
     Examples:
       $ cloche up
       $ cloche up -A proj.celery:app
+      $ cloche up -A proj.celery:app --reload
       $ cloche up --set service.port=9000 --set broker.url=redis://localhost/0
 
     Exit codes: 0 stopped in order, 1 something would not start or stay up, 2 settings,
     3 broker, 4 port taken, 5 application, 6 database, 130 stopped at once (second Ctrl-C).
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if reloads:
+        resolved = with_reload(resolved)
     sys.exit(_run(resolved, interactive=interactive))
+
+
+def with_reload(resolved: Resolved) -> Resolved:
+    """The settings of ``--reload``. Raises ExtraMissingError without watchfiles."""
+    import_module("cloche.launch.reloading")
+    return reload(resolved, cli={"reload.enabled": True})
 
 
 def _run(resolved: Resolved, *, interactive: bool) -> int:

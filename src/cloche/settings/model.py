@@ -219,6 +219,15 @@ class WatchdogSettings(Section):
     )
 
 
+class ReloadSettings(Section):
+    """Development: workers and scheduler are started anew when the project's code changes."""
+
+    enabled: bool = Field(False, description="As cloche up --reload says")
+    paths: tuple[Path, ...] = Field(
+        (Path("."),), min_length=1, description="Directories whose Python files are watched"
+    )
+
+
 class WebSettings(Section):
     """One web server of ours."""
 
@@ -339,6 +348,7 @@ class Settings(Section):
     )
     beat: BeatSettings = Field(default_factory=BeatSettings)
     watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)
