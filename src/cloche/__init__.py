@@ -2,6 +2,7 @@
 
 The application: :func:`create_app`, :func:`harden`.
 Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`close_resources`.
+Outages: :func:`resilient`, :class:`Resilience`.
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Processes: :class:`Supervisor`, :func:`discover_existing_workers`,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cloche.aio.results import aget
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
+    from cloche.app.resilience import Resilience, resilient
     from cloche.broker.publish_many import map_delay, publish_many
     from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
     from cloche.logs.logger import ExecutionLogger
@@ -33,6 +35,7 @@ __all__ = [
     "Downloads",
     "ExecutionLogger",
     "LogRecord",
+    "Resilience",
     "Settings",
     "Supervisor",
     "aget",
@@ -44,6 +47,7 @@ __all__ = [
     "load",
     "map_delay",
     "publish_many",
+    "resilient",
     "resource",
     "stop_all_existing_workers",
 ]
@@ -51,6 +55,8 @@ __all__ = [
 _HOMES = {
     "create_app": "cloche.app",
     "harden": "cloche.app",
+    "Resilience": "cloche.app.resilience",
+    "resilient": "cloche.app.resilience",
     "AsyncTask": "cloche.aio.task",
     "async_task": "cloche.aio.task",
     "close_resources": "cloche.aio.resources",

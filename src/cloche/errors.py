@@ -13,6 +13,7 @@
     │   ├── CrashLoopError      1   it ended again and again
     │   ├── NotRunningError     1   no launcher runs here that could be asked
     │   └── ExistingWorkerError 1   a worker of this application runs already, and may not
+    ├── NotInChargeError        1   another scheduler sends what this one would have sent
     ├── ExtraMissingError       2   an optional dependency is not installed
     ├── LogQueryError           2   a question about execution logs cannot be understood
     ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
@@ -166,6 +167,10 @@ class NotRunningError(ProcessError):
 
 class ExistingWorkerError(ProcessError):
     """A worker of this application runs already, and it was said that none may."""
+
+
+class NotInChargeError(ClocheError):
+    """Another scheduler sends what this one would have sent."""
 
 
 class ExtraMissingError(ClocheError):

@@ -14,8 +14,9 @@ from kombu.exceptions import OperationalError
 from cloche.aio.check import unawaited
 from cloche.aio.renewal import unwanted
 from cloche.app.pulse import feel_pulse
+from cloche.app.registration import registration_problems
 from cloche.app.repeats import limit_repeats
-from cloche.app.routing import all_routes, unmatched_routes
+from cloche.app.voices import give_voices
 from cloche.process.notify import notify
 from cloche.settings import mask_url
 from cloche.settings.model import WorkerSettings
@@ -38,6 +39,7 @@ def connect_lifecycle(app: Celery) -> None:
         if sender.app is app:
             recycle_as_asked(app, sender)
             feel_pulse(app)
+            give_voices(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
         unwanted.set()  # a renewal that is under way would forget the signal
@@ -98,13 +100,8 @@ def banner(app: Celery, consumer: Any) -> list[str]:
 
 
 def warnings_of(app: Celery) -> list[str]:
-    """Routes that match nothing, a dangerous user, and what hardening could not reach."""
-    settings = app.cloche_settings
-    lines = [
-        f"route {route.pattern!r} -> {route.queue!r} matches no registered task: "
-        "a misspelt name, or a module that is not imported"
-        for route in unmatched_routes(app, all_routes(settings))
-    ]
+    """Tasks that are missing or misnamed, a dangerous user, and what hardening could not reach."""
+    lines = list(registration_problems(app))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         lines.append("this worker runs as root, and so does every task: use another user")
     return lines + list(app.cloche_hardened.notes)

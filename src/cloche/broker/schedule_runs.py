@@ -13,11 +13,7 @@ from kombu.utils.json import dumps
 from cloche.broker import delayed, lua
 from cloche.broker.baton import Baton, Server
 from cloche.broker.channel import Captured, Channel
-from cloche.errors import ClocheError
-
-
-class NotOursError(ClocheError):
-    """Another scheduler has the baton: this run is not sent."""
+from cloche.errors import NotInChargeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +132,7 @@ class FencedProducer(Producer):
 
     def _refuse(self, sending: Sending) -> None:
         self.baton.lost()
-        raise NotOursError(f"{sending.name} was not sent: another scheduler took over")
+        raise NotInChargeError(f"{sending.name} was not sent: another scheduler took over")
 
 
 def _parsed(value: str) -> Run | None:

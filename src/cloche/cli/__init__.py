@@ -43,9 +43,11 @@ class Commands(LazyGroup):
         "health": Lazy(
             "cloche.cli.health:health", "Tell whether everything works; exit code 0 or 1."
         ),
+        "tasks": Lazy("cloche.cli.tasks:tasks", "List registered tasks: queue, limits, retries."),
         "schedules": Lazy(
             "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
         ),
+        "flower": Lazy("cloche.cli.flower:flower", "Run Flower, with a generated password."),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }

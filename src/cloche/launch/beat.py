@@ -13,6 +13,7 @@ from celery import signals
 
 from cloche.app import FAMILY_MODULES
 from cloche.app.schedules import add_schedules, unknown_tasks
+from cloche.app.voices import give_voices
 from cloche.launch import collector
 from cloche.launch.beat_scheduler import scheduler_class
 from cloche.launch.environment import Environment
@@ -45,6 +46,7 @@ def run_beat(environment: Environment, *, loglevel: str = "INFO") -> None:
     app.loader.import_default_modules()
     app.finalize()
     add_schedules(app, settings)  # once more: modules may have added theirs meanwhile
+    give_voices(app)
     collector.resume()
     scheduler = scheduler_class(app, settings, status.turn, status.longest)
     try:

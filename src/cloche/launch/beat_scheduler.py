@@ -17,8 +17,9 @@ from kombu.exceptions import OperationalError
 
 from cloche.broker.baton import Baton, on_redis, server_of
 from cloche.broker.outage import ERRORS, Outage
-from cloche.broker.schedule_runs import FencedProducer, NotOursError, Run, Runs, Sending
+from cloche.broker.schedule_runs import FencedProducer, Run, Runs, Sending
 from cloche.cluster.schedules import beat_name, missed_runs, next_run
+from cloche.errors import NotInChargeError
 from cloche.process.only_one import FileBaton
 from cloche.settings import Settings
 
@@ -105,7 +106,7 @@ class OneAtATime(Scheduler):
             self.apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # noqa: BLE001 (told below)
             cause = error.__context__ or error
-            if isinstance(cause, NotOursError):
+            if isinstance(cause, NotInChargeError):
                 logger.warning("%s", cause)
                 self._put_back(entry)
                 return False

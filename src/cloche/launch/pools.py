@@ -91,7 +91,7 @@ def tasks_of(app: Celery, queues: Sequence[str]) -> Iterator[Task]:
     """The tasks of the project's own that are routed to one of ``queues``."""
     for task in app.tasks.values():
         module = type(task).__module__.partition(".")[0]
-        if module not in ("celery", "cloche") and _queue_of(app, task) in (None, *queues):
+        if module not in ("celery", "cloche") and queue_of(app, task) in (None, *queues):
             yield task
 
 
@@ -119,7 +119,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _queue_of(app: Celery, task: Task) -> str | None:
+def queue_of(app: Celery, task: Task) -> str | None:
     """Where it is routed; None if a router function cannot tell without a message."""
     asked = getattr(task, "queue", None)
     if isinstance(asked, str):

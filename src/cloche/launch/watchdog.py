@@ -101,8 +101,8 @@ def _why(pulse: Pulse, now: float, *, stopped: bool, worked: bool) -> str | None
         return None if busy else "it gives no sign of life"
     if not pulse.connected:
         return "it does not connect to the broker"
-    if now - pulse.turned > SILENT:
-        return None if pulse.alone and pulse.active else "its loop stands still"
+    if pulse.stands_still:
+        return "its loop stands still"
     return None if pulse.active or pulse.reserved else "it fetches nothing"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from importlib import import_module
 
 from celery import Celery
 
@@ -22,7 +23,7 @@ async def watched(
 ) -> None:
     """Return when the supervisor's stop has been completed.
 
-    Meanwhile deaf workers are found, and a service manager above us is told ``READY=1``, how
+    Meanwhile deaf workers are found, changed code is loaded (``reload.enabled``), and a service manager above us is told ``READY=1``, how
     many processes are ready, and ``WATCHDOG=1`` as long as this loop turns.
     """
     notify("READY=1")
@@ -30,6 +31,9 @@ async def watched(
         asyncio.create_task(Watchdog(app, settings, supervisor, say).run()),
         asyncio.create_task(_tell(supervisor)),
     ]
+    if settings.reload.enabled:  # an extra, imported by who wants it
+        reloading = import_module("cloche.launch.reloading")
+        tasks.append(asyncio.create_task(reloading.Reloader(settings, supervisor, say).run()))
     try:
         await supervisor.run()
     finally:

@@ -13,6 +13,7 @@ from cloche.app import declared_names
 from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
 from cloche.app.plain import receive_plainly
+from cloche.app.registration import import_tasks
 from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.launch.last_words import tell_what_still_runs
@@ -83,7 +84,7 @@ def run_worker(
     back at once instead of after ``stop.soft`` seconds.
     """
     app = environment.app
-    app.loader.import_default_modules()
+    import_tasks(app)
     queues = queues_of(app, worker)
     worker = settle(app, worker)
     if supervised:

@@ -73,9 +73,14 @@ class Pulse:
             return f"pid {self.pid} is gone"
         if now - self.at > SILENT:
             return f"no sign of life for {now - self.at:.0f} s"
-        if now - self.turned > SILENT and self.connected and not (self.alone and self.active):
+        if self.connected and self.stands_still:
             return f"its loop has not turned for {now - self.turned:.0f} s"
         return None
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether its loop did not turn, with no task to blame for it."""
+        return self.at - self.turned > SILENT and not (self.alone and self.active)
 
 
 def pulse_path(directory: Path, node: str, suffix: str = ".json") -> Path:

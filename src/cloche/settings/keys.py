@@ -46,6 +46,7 @@ _READERS = {
     "workers": "that worker",
     "beat": "the scheduler",
     "watchdog": "cloche up",
+    "reload": "cloche up",
     "service": "the service",
     "dashboard": "the dashboard",
     "download": "workers and the service",

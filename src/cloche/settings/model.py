@@ -68,6 +68,9 @@ class BrokerSettings(Section):
         "raise",
         description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
     )
+    remind: Seconds = Field(
+        60, ge=1, description="Seconds between two log lines about an outage that lasts"
+    )
     visibility_timeout: int = Field(
         3600,
         ge=1,
@@ -218,6 +221,15 @@ class WatchdogSettings(Section):
         60,
         ge=1,
         description="Seconds without progress, tasks waiting, after which a worker is deaf",
+    )
+
+
+class ReloadSettings(Section):
+    """Development: workers and scheduler are started anew when the project's code changes."""
+
+    enabled: bool = Field(False, description="As cloche up --reload says")
+    paths: tuple[Path, ...] = Field(
+        (Path("."),), min_length=1, description="Directories whose Python files are watched"
     )
 
 
@@ -386,6 +398,7 @@ class Settings(Section):
     )
     beat: BeatSettings = Field(default_factory=BeatSettings)
     watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)

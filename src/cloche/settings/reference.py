@@ -164,6 +164,12 @@ def toml(key: Key) -> str:
     return '"null"' if key.default is None else json.dumps(shown(key.default), ensure_ascii=False)
 
 
+def _example(key: Key) -> str:
+    """What the template says: the default, but of what must be said an example."""
+    examples = key.field.examples
+    return json.dumps(examples[0], ensure_ascii=False) if examples else toml(key)
+
+
 def template() -> str:
     """A ``cloche.toml`` with every setting commented out at its default."""
     head = (
@@ -180,5 +186,5 @@ def _toml_table(path: Path_) -> Iterator[str]:
         yield f"{'# ' if named else ''}[{'.'.join(path)}]".replace("*", "main")
     for key in children(path):
         yield f"## {key.field.description} ({key.wanted})"
-        yield f"# {key.path[-1]} = {toml(key)}"
+        yield f"# {key.path[-1]} = {_example(key)}"
     yield ""

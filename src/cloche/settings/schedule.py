@@ -47,8 +47,12 @@ class ScheduleSettings(Section):
     Of a name that the application's own ``beat_schedule`` has too, this one counts.
     """
 
-    task: str | None = Field(None, min_length=1, description="Name of the task to send")
-    every: Seconds | None = Field(None, gt=0, description="Seconds between two runs")
+    task: str | None = Field(
+        None, min_length=1, description="Name of the task to send", examples=["tasks.mail.digest"]
+    )
+    every: Seconds | None = Field(
+        None, gt=0, description="Seconds between two runs", examples=["1h"]
+    )
     cron: CronLine | None = Field(
         None, description="Minute, hour, day, month and weekday of its runs, in timezone"
     )

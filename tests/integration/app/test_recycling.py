@@ -39,7 +39,11 @@ def test_a_worker_starts_itself_anew_after_its_number_of_tasks(
     counts = Counter(line for line in ledger.read_text().splitlines())
     assert set(counts.values()) == {1}, "none lost, none run twice"
     assert worker.output.count("the worker drains and starts anew: 2") >= 2
-    wait_for("the last one to be ready", lambda: worker.output.count(" ready.") >= 3, 30)
+
+    def settled() -> bool:
+        return worker.output.count(" ready.") == worker.output.count("starts anew") + 1
+
+    wait_for("the last one to be ready", settled, 30)
     assert not worker.ended
     worker.process.terminate()
     assert worker.process.wait(20) == 0
