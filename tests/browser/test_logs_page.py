@@ -47,7 +47,10 @@ def _step(
 @pytest.fixture(scope="module")
 def run(database: Database) -> str:
     began = datetime.now(UTC) - timedelta(seconds=120)
-    about: dict[str, Any] = {"run_id": "roadmap-42", "task_id": "0b1c5bd0-3a0e-4a9a-9d2a-6f1f7f0f5c11"}
+    about: dict[str, Any] = {
+        "run_id": "roadmap-42",
+        "task_id": "0b1c5bd0-3a0e-4a9a-9d2a-6f1f7f0f5c11",
+    }
     put(
         database,
         [
@@ -108,7 +111,7 @@ def test_a_run_is_a_timeline_of_its_steps(dashboard: Running, run: str, open_pag
     expect(page.locator("table")).to_contain_text("write/draft")
     picture(page, "logs-summary")
     page.get_by_role("link", name="Errors", exact=True).click()
-    expect(page.locator("table")).to_contain_text("no answer of model-<n> in <n> s")
+    expect(page.locator("table")).to_contain_text("no answer of model-[n] in [n] s")
     picture(page, "logs-errors")
 
 
