@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+# Test processes: the tests wait for servers more than they compute. JOBS=0 runs them in one.
+JOBS   ?= 3
 
 .PHONY: help setup up test test-transport chaos check bench peer-suite clean
 
@@ -20,7 +22,7 @@ up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
 
 test: setup ## All tests but the long ones (installs Chromium and PostgreSQL with apt when root)
 	@sh tools/test-servers.sh
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-transport: setup ## All tests of transport and asyncio pool: servers, TLS, Sentinel, losses
 	@sh tools/test-servers.sh

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import timedelta
+from fractions import Fraction
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -38,7 +39,8 @@ def _bytes(value: object) -> object:
     match = _SIZE.fullmatch(value)
     if match is None:
         raise ValueError("this is not a size: write 4096, 200M or 1.5GiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    # A float would round what is beyond 2**53.
+    return int(Fraction(match[1]) * _SIZE_UNITS[match[2].lower()])
 
 
 def _seconds(value: object) -> object:

@@ -55,12 +55,16 @@ def _add_collection(router: APIRouter, desk: Downloads) -> None:
     ) -> DownloadPage:
         """Newest first. Follow ``next`` for older ones."""
         found = desk.list(limit=limit, before=before, state=state)
-        more = f"/api/downloads?limit={limit}&before={found[-1].created!r}"
-        more += f"&state={state}" if state else ""
         return DownloadPage(
             downloads=[view(download) for download in found],
-            next=more if len(found) == limit else None,
+            next=_older(found[-1], limit, state) if len(found) == limit else None,
         )
+
+
+def _older(last: Download, limit: int, state: DownloadState | None) -> str:
+    """Where the page after ``last`` is."""
+    more = f"/api/downloads?limit={limit}&before={last.created!r}"
+    return f"{more}&state={state}" if state else more
 
 
 def _add_item(router: APIRouter, desk: Downloads, streams: DownloadStreams) -> None:

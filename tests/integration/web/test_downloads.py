@@ -201,6 +201,12 @@ def test_what_cannot_be_done_says_what_why_and_fix(client: httpx.Client, files: 
     assert client.get("/nope").headers["content-type"] == "application/problem+json"
 
 
+def test_a_list_without_a_download_is_empty(client: httpx.Client) -> None:
+    page = client.get("/api/downloads", params={"before": 0})
+    assert page.status_code == 200
+    assert page.json() == {"downloads": [], "next": None}
+
+
 def test_the_list_is_paged_newest_first(client: httpx.Client, files: Source) -> None:
     files.rate = 0
     wanted = [_request(client, files.add(f"page-{n}.bin", 10))["id"] for n in range(5)]

@@ -52,6 +52,7 @@ def _overrides(draw: st.DrawFn) -> dict[str, object]:
     return {key: draw(values[key]) for key in sorted(chosen)}
 
 
+@example({"download.max_size": 2**53 + 1})
 @example({"results.expires": timedelta(microseconds=1), "broker.connect_timeout": 5e-324})
 @given(_overrides())
 def test_a_child_reads_what_its_parent_was_given(overrides: dict[str, object]) -> None:
