@@ -60,9 +60,12 @@ class Flusher:
 
     def flush(self, timeout: float | None) -> bool:
         """Whether all that was there when it was called is gone within ``timeout`` seconds."""
+        return self._flush(timeout, closing=False)
+
+    def _flush(self, timeout: float | None, *, closing: bool) -> bool:
         with self._cycles:
             self._wanted += 1
-            wanted = self._wanted
+            wanted, self._closing = self._wanted, closing
         self.hurry()
         self.wake()
         with self._cycles:
@@ -70,11 +73,12 @@ class Flusher:
 
     def close(self, timeout: float) -> None:
         """Flush, end the thread, close what is open. What cannot leave goes to disk."""
-        self._closing = True
-        if self._thread is not None and self.flush(timeout):
+        if self._thread is not None and self._flush(timeout, closing=True):
             self._thread.join(timeout)
         self._keep_the_rest()
         self._shipper.close()
+        if self._thread is not None and not self._thread.is_alive():
+            self.abandon()  # whoever logs again begins again
         self._closing = False
 
     def wait_for_room(self, room: int) -> None:
@@ -124,8 +128,7 @@ class Flusher:
     def _run(self) -> None:
         while True:
             self._call.wait()
-            if not self._closing:
-                self._hurry.wait(self._logs.interval)
+            self._hurry.wait(self._logs.interval)
             self._hurry.clear()
             self.hurries = False
             try:
@@ -134,12 +137,17 @@ class Flusher:
                 logger.exception("execution log: a flush failed, and is tried again")
                 time.sleep(1)
                 continue
-            if self._closing:
+            if self._is_over():
                 return
             self.awake = False
             self._call.clear()
-            if self._buffer or self._shipper.spool.pending:
+            # What came since the cycle began has found us awake.
+            if self._buffer or self._shipper.spool.pending or self._wanted > self._done:
                 self.wake()
+
+    def _is_over(self) -> bool:
+        with self._cycles:
+            return self._closing and self._done >= self._wanted
 
     def _cycle(self) -> None:
         with self._cycles:

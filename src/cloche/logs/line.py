@@ -5,16 +5,17 @@
     {"id": "019abbb4-…", "time": 1764085767123456, "level": "info", "category": "agent",
      "step": "plan", "message": "…", "run_id": "…", "details": {…}, "duration_ms": 1.5}
 
-``time`` is in µs since 1970 and agrees with the id to the millisecond. What is null is left out.
+``time`` is in µs since 1970 and agrees with the id to the millisecond. Nulls may be
+left out.
 Programs in other languages may write such lines: the writer checks each.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,18 +26,19 @@ from cloche.logs.record import LEVELS, LogRecord
 #: Longest category, step, agent and foreign id, characters. (PostgreSQL cannot index more than
 #: 2.7 kB.)
 MAX_NAME = 255
-#: What the mark of a cut may add.
-_MARK = 40
+#: The same with the mark of a cut.
+_LONGEST = MAX_NAME + 40
 #: Longest line the writer stores, bytes.
 MAX_LINE = 512 * 1024
 #: 9999-12-31: what comes after is no datetime.
 _END_OF_TIME = 253_402_300_799_999_999
 _NAMES = ("step", "task_id", "run_id", "concept_id", "agent")
-_names_of = attrgetter(*_NAMES)
 _FIELDS = frozenset(
     {"id", "time", "level", "category", "message", *_NAMES, "details", "duration_ms"}
 )
 _NUL = b"\\u0000"
+#: The same for certain: its backslash is not itself escaped.
+_REAL_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +51,61 @@ class Limits:
 
 def encode(record: LogRecord, limits: Limits) -> bytes:
     """Its line, the newline included. Whatever the record holds, this does not fail."""
+    _, _, level, category, step, message, task, run, concept, agent, details, duration = record
     fields: dict[str, Any] = {
-        "id": str(record.id),
+        "id": record.id_text,
         "time": record.micros,
-        "level": record.level,
-        "category": _said(record.category),
-        "message": _said(record.message),
+        "level": level,
+        "category": category,
+        "step": step,
+        "message": message,
+        "task_id": task,
+        "run_id": run,
+        "concept_id": concept,
+        "agent": agent,
+        "details": details,
+        "duration_ms": duration,
     }
-    long = len(fields["category"]) > MAX_NAME
-    for name, value in zip(_NAMES, _names_of(record), strict=True):
-        if value is not None:
-            fields[name] = said = _said(value)
-            long = long or len(said) > MAX_NAME
-    if record.duration_ms is not None:
-        fields["duration_ms"] = _number(record.duration_ms)
-    if record.details:
-        details = record.details
-        fields["details"] = details if isinstance(details, Mapping) else {"value": details}
+    texts = {type(text) for text in (category, step, message, task, run, concept, agent)}
+    if not texts <= _TEXTS or type(details) not in _OBJECTS or type(duration) not in _NUMBERS:
+        return _mended(fields, limits)
     try:
         line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         return _mended(fields, limits)
-    return _mended(fields, limits) if long or len(line) > limits.message or _NUL in line else line
+    if len(line) <= _SURELY_FITS and _NUL not in line:
+        return line
+    return line if _fits(fields, line, limits) else _mended(fields, limits)
 
 
-def _mended(fields: dict[str, Any], limits: Limits) -> bytes:
+#: Types that are stored as they are.
+_TEXTS = frozenset({str, type(None)})
+_OBJECTS = frozenset({dict, type(None)})
+_NUMBERS = frozenset({float, int, type(None)})
+#: Bytes of a line below which no name in it can be too long.
+_SURELY_FITS = MAX_NAME + 250
+
+
+def _fits(fields: Mapping[str, Any], line: bytes, limits: Limits) -> bool:
+    """Whether a line is no longer than allowed, in whole and in parts."""
+    names = (len(fields[name] or "") for name in ("category", *_NAMES))
+    return len(line) <= limits.message and _NUL not in line and max(names) <= MAX_NAME
+
+
+def _mended(given: Mapping[str, Any], limits: Limits) -> bytes:
     """The same, made fit: text that is text, details that are JSON, both no longer than allowed."""
+    fields = {name: value for name, value in given.items() if value is not None}
     for name in ("category", *_NAMES):
         if name in fields:
             fields[name] = _cut(_text(fields[name]), MAX_NAME)
-    fields["message"] = _cut(_text(fields["message"]), limits.message)
+    fields["category"] = fields.get("category", "")
+    fields["message"] = _cut(_text(given["message"]), limits.message)
     if "details" in fields:
-        fields["details"] = _details(fields["details"], limits.details)
+        details = fields["details"]
+        details = details if isinstance(details, Mapping) else {"value": details}
+        fields["details"] = _details(details, limits.details)
+    if "duration_ms" in fields:
+        fields["duration_ms"] = _number(fields["duration_ms"])
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -149,9 +174,9 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 class Row(NamedTuple):
-    """The columns of ``log_records``; ``time`` is in µs since 1970."""
+    """The columns of ``log_records``; ``id`` is its 16 bytes, ``time`` in µs since 1970."""
 
-    id: UUID
+    id: bytes
     time: int
     level: int
     category: str
@@ -206,55 +231,55 @@ def _row(line: bytes) -> Row:
         raise ValueError(f"not JSON: {error}") from None
     if type(fields) is not dict:
         raise TypeError("not a JSON object")
-    if _NUL in line:
+    if _NUL in line and _REAL_NUL.search(line):
         raise ValueError("a NUL character, which PostgreSQL cannot store")
     if not fields.keys() <= _FIELDS:
         raise ValueError(f"unknown fields: {', '.join(sorted(fields.keys() - _FIELDS))}")
-    id, time = _identity(fields["id"], fields["time"])
-    level, get = LEVELS.get(fields["level"]), fields.get
-    if level is None:
-        raise ValueError(f"level is {fields['level']!r}, not one of {', '.join(LEVELS)}")
-    for name in ("category", *_NAMES):
-        value = get(name)
-        if value is not None and (type(value) is not str or len(value) > MAX_NAME + _MARK):
-            raise TypeError(f"{name} is no text of at most {MAX_NAME} characters")
-    return Row(
-        id,
-        time,
-        level,
-        _checked(fields["category"], str, "category"),
+    get = fields.get
+    row = Row(
+        _identity(fields["id"], fields["time"]),
+        fields["time"],
+        LEVELS.get(_checked(fields["level"], str, "level"), 0),
+        fields["category"],
         get("step"),
         _checked(fields["message"], str, "message"),
         get("task_id"),
         get("run_id"),
         get("concept_id"),
         get("agent"),
-        _optional(get("details"), dict, "details"),
-        _duration(get("duration_ms")),
+        get("details"),
+        get("duration_ms"),
     )
+    if not row.level:
+        raise ValueError(f"level is {fields['level']!r}, not one of {', '.join(LEVELS)}")
+    if type(row.details) not in _OBJECTS or type(row.duration_ms) not in _NUMBERS:
+        raise TypeError("details are no JSON object, or duration_ms is no number")
+    _check_names(row)
+    return row
 
 
-def _identity(id: str, micros: int) -> tuple[UUID, int]:
+def _check_names(row: Row) -> None:
+    """Raises TypeError for a category, step, agent or foreign id that is no short text."""
+    for name in (row.step, row.task_id, row.run_id, row.concept_id, row.agent):
+        if name is not None and (type(name) is not str or len(name) > _LONGEST):
+            raise TypeError(f"one of {', '.join(_NAMES)} is no text of at most {MAX_NAME}")
+    if type(row.category) is not str or len(row.category) > _LONGEST:
+        raise TypeError(f"category is no text of at most {MAX_NAME} characters")
+
+
+def _identity(id: str, micros: int) -> bytes:
     """Raises ValueError unless they are a UUIDv7 and its time, which partitions rely on."""
     if type(micros) is not int or not 0 <= micros <= _END_OF_TIME:
         raise ValueError("time is not in microseconds since 1970")
-    uuid = UUID(id)
-    if uuid.version != 7 or uuid.int >> 80 != micros // 1000:
+    value = bytes.fromhex(id.replace("-", ""))
+    if len(value) != 16 or value[6] >> 4 != 7 or value[8] >> 6 != 0b10:
+        raise ValueError("id is not a UUID of version 7")
+    if int.from_bytes(value[:6], "big") != micros // 1000:
         raise ValueError("id is not a UUIDv7 of the record's time")
-    return uuid, micros
+    return value
 
 
 def _checked(value: Any, kind: type, name: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{name} is of the wrong type: {type(value).__name__}")
     return value
-
-
-def _optional(value: Any, kind: type, name: str) -> Any:
-    return None if value is None else _checked(value, kind, name)
-
-
-def _duration(value: Any) -> float | None:
-    if value is None or type(value) is float:
-        return value
-    return float(_checked(value, int, "duration_ms"))

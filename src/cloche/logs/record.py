@@ -52,9 +52,18 @@ class LogRecord(NamedTuple):
     @property
     def id(self) -> UUID:
         """UUID version 7: ordered by time, in a process strictly."""
-        milliseconds = self.micros // 1000
-        high, low = (self.serial >> 62) & _LOW_12, self.serial & _LOW_62
-        return UUID(int=milliseconds << 80 | _VERSION | high << 64 | _VARIANT | low)
+        return UUID(int=self._number)
+
+    @property
+    def id_text(self) -> str:
+        """``str(id)``, four times as fast."""
+        digits = f"{self._number:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    @property
+    def _number(self) -> int:
+        high, low = self.serial >> 62 << 64, self.serial & _LOW_62
+        return self.micros // 1000 << 80 | _VERSION | high | _VARIANT | low
 
     @property
     def time(self) -> datetime:

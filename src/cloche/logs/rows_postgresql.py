@@ -18,10 +18,15 @@ from cloche.logs.verdict import Verdict
 #: µs in a day.
 _DAY = 86_400_000_000
 _COLUMNS = ", ".join(Row._fields)
+#: How each column travels in the binary format, which does not name types: a uuid is its 16 bytes,
+#: a timestamptz µs since 2000 and a jsonb its text after a version byte (uuid_recv,
+#: timestamptz_recv, jsonb_recv in the sources), so that no value needs an object of its own.
 _TYPES = (
-    *("uuid", "timestamptz", "int2", "text", "text", "text"),
-    *("text", "text", "text", "text", "jsonb", "float8"),
+    *("bytea", "int8", "int2", "text", "text", "text"),
+    *("text", "text", "text", "text", "bytea", "float8"),
 )
+_YEAR_2000 = 946_684_800_000_000
+_JSONB = b"\x01"
 _INCOMING = (
     "CREATE TEMPORARY TABLE IF NOT EXISTS log_records_incoming (LIKE log_records) "
     "ON COMMIT DELETE ROWS"
@@ -57,10 +62,10 @@ class PostgresqlRows:
             link: Any = connection.connection
             with link.cursor() as cursor:
                 if not careful:
-                    _copy(cursor, "log_records", rows, driver)
+                    _copy(cursor, "log_records", rows)
                     return len(rows)
                 cursor.execute(_INCOMING)
-                _copy(cursor, "log_records_incoming", rows, driver)
+                _copy(cursor, "log_records_incoming", rows)
                 cursor.execute(_MERGE)
                 return int(cursor.rowcount)
         except driver.Error as error:
@@ -76,11 +81,18 @@ class PostgresqlRows:
         return Verdict.UNFIT if state[:2] in _UNFIT and state != _CHECK_VIOLATION else None
 
 
-def _copy(cursor: Any, table: str, rows: Sequence[Row], driver: Any) -> None:
-    json = driver.types.json.Jsonb
+def _copy(cursor: Any, table: str, rows: Sequence[Row]) -> None:
     with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(_TYPES)
         write = copy.write_row
         for row in rows:
-            details = None if row.details is None else json(row.details, orjson.dumps)
-            write((row.id, moment(row.time), *row[2:10], details, row.duration_ms))
+            details, duration = row.details, row.duration_ms
+            write(
+                (
+                    row.id,
+                    row.time - _YEAR_2000,
+                    *row[2:10],
+                    None if details is None else _JSONB + orjson.dumps(details),
+                    None if duration is None else float(duration),
+                )
+            )

@@ -43,4 +43,4 @@ class SqliteRows:
 
 def _columns(row: Row) -> tuple[object, ...]:
     details = None if row.details is None else orjson.dumps(row.details).decode()
-    return (row.id.bytes, *row[1:10], details, row.duration_ms)
+    return (*row[:10], details, row.duration_ms)

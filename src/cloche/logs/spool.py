@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 SEGMENT = 512 * 1024
 #: Bytes written between two looks at how much others keep.
 _LOOK_EVERY = 4 * SEGMENT
+#: Seconds between two looks while there is no room.
+_LOOK_PAUSE = 0.2
 
 Fsync = Literal["always", "interval", "never"]
 
@@ -108,7 +111,8 @@ class Spool:
         self._size = 0  # of the segment being written
         self._own = 0  # of all of ours
         self._others = 0
-        self._unlooked = _LOOK_EVERY
+        self._unlooked = _LOOK_EVERY + 1
+        self._looked_at = 0.0
 
     def append(self, lines: bytes) -> None:
         """Keep whole lines. They outlive this process when it returns.
@@ -127,15 +131,23 @@ class Spool:
 
     def _check_room(self, more: int) -> None:
         self._unlooked += more
-        if self._unlooked > _LOOK_EVERY:
-            self._unlooked = 0
-            self._others = kept(self.directory).bytes - self._own
-        if self._own + self._others + more > self._limit:
-            self._unlooked = _LOOK_EVERY
+        if self._unlooked > _LOOK_EVERY or self._is_full(more):
+            self._look()
+        if self._is_full(more):
             raise SpoolFullError(
                 f"{self.directory} holds {self._own + self._others} bytes",
                 fix="bring the broker back, or raise logs.max_spool",
             )
+
+    def _is_full(self, more: int) -> bool:
+        return self._own + self._others + more > self._limit
+
+    def _look(self) -> None:
+        """What others keep; while there is no room not at every line."""
+        now = time.monotonic()
+        if self._unlooked > _LOOK_EVERY or now - self._looked_at >= _LOOK_PAUSE:
+            self._unlooked, self._looked_at = 0, now
+            self._others = kept(self.directory).bytes - self._own
 
     def _write(self, lines: bytes) -> None:
         written = 0
