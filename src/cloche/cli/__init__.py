@@ -34,7 +34,9 @@ class Commands(LazyGroup):
             "Show health, workers, queues and recent tasks on a web page.",
         ),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
-        "logs": Lazy("cloche.cli.logs:logs", "The execution log: read it, send what waits on disk."),
+        "logs": Lazy(
+            "cloche.cli.logs:logs", "The execution log: read it, send what waits on disk."
+        ),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 
