@@ -111,7 +111,7 @@ def test_a_run_is_a_timeline_of_its_steps(dashboard: Running, run: str, open_pag
     expect(page.locator("table")).to_contain_text("write/draft")
     picture(page, "logs-summary")
     page.get_by_role("link", name="Errors", exact=True).click()
-    expect(page.locator("table")).to_contain_text("no answer of model-<n> in <n> s")
+    expect(page.locator("table")).to_contain_text("no answer of model-[n] in [n] s")
     picture(page, "logs-errors")
 
 

@@ -46,7 +46,7 @@ class PlainStep(bootsteps.StartStopStep):
         if not offered(consumer):
             return
         make_walkable()
-        collect_less()
+        collect_less(consumer.pool.limit)
         self._path = PlainPath(consumer)
         consumer.task_consumer.channel.take = self._path.take
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
@@ -36,7 +36,12 @@ from cloche.web.logs_api import PATHS, LogsApi
 from cloche.web.logs_live import LogStreams
 from cloche.web.logs_query import parameters
 
-Lifespan: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any] | None]]
+#: A lifespan of somebody else, with or without state, and ours, which always has some.
+Other: TypeAlias = (
+    Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    | Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
+)
+Ours: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 #: A run id from outside is written to the log as it is: a plain word, not too long.
 _RUN_ID = re.compile(r"[\w.:@/+-]{1,200}")
 #: Parameters of an endpoint besides the filter's.
@@ -58,8 +63,8 @@ class _Parts:
 
 
 def lifespan(
-    celery: Celery, settings: Settings | None = None, *, also: Lifespan | None = None
-) -> Lifespan:
+    celery: Celery, settings: Settings | None = None, *, also: Other | None = None
+) -> Ours:
     """Opens the execution log of ``celery`` with the application; flushes and closes it, and the
     connections of ``celery``, at its end.
 
@@ -68,7 +73,7 @@ def lifespan(
     """
 
     @asynccontextmanager
-    async def opened(api: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def opened(api: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         found = settings or settings_of(celery)
         database = Database(found)
         reader = LogReader(database)
@@ -78,7 +83,9 @@ def lifespan(
             for close in (database.close, celery.close, logger.close):  # the last one first
                 stack.push_async_callback(_in_thread, close)
             stack.callback(streams.close)
-            state = await stack.enter_async_context(also(api)) if also else None
+            state: Mapping[str, Any] | None = None
+            if also is not None:
+                state = await stack.enter_async_context(also(api))
             parts = _Parts(logger, reader, LogsApi(reader, streams))
             yield {**(state or {}), "cloche": parts}
 

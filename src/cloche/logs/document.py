@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
@@ -47,16 +48,20 @@ def _fields(value: Any) -> dict[str, object]:
     return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
 
 
-def exported(records: Iterable[LogRecord], format: Format) -> Iterator[bytes]:
-    """The records as a file, in pieces, without holding more than a piece."""
+def exported(
+    records: Generator[LogRecord, None, None], format: Format
+) -> Generator[bytes, None, None]:
+    """The records as a file, in pieces, without holding more than a piece. Closing it closes
+    ``records``."""
     lines = _json_lines(records) if format == "jsonl" else _csv_lines(records)
-    piece = bytearray()
-    for line in lines:
-        piece += line
-        if len(piece) >= _CHUNK:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece)
+    with closing(records):
+        piece = bytearray()
+        for line in lines:
+            piece += line
+            if len(piece) >= _CHUNK:
+                yield bytes(piece)
+                piece.clear()
+        yield bytes(piece)
 
 
 def _json_lines(records: Iterable[LogRecord]) -> Iterator[bytes]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -82,15 +82,17 @@ class LogReader:
 
     def stream(
         self, wanted: LogFilter = EVERYTHING, *, limit: int | None = None
-    ) -> Iterator[LogRecord]:
+    ) -> Generator[LogRecord, None, None]:
         """Records, oldest first, without holding more than a batch of them in memory."""
         query = select(log_records).where(*self._where(wanted)).order_by(columns.id).limit(limit)
-        return (LogRecord.stored(*row) for row in self._rows(query))
+        with closing(self._rows(query)) as rows:
+            for row in rows:
+                yield LogRecord.stored(*row)
 
     def trace(self, run_id: str) -> Trace | None:
         """A run told from its first 200,000 records; None if it has none."""
-        records = self.stream(LogFilter(run=run_id), limit=TRACED)
-        return trace_of(run_id, records, most=TRACED)
+        with closing(self.stream(LogFilter(run=run_id), limit=TRACED)) as records:
+            return trace_of(run_id, records, most=TRACED)
 
     def summary(self, wanted: LogFilter = EVERYTHING) -> Summary:
         """Counts by level, category and agent, and how long each step takes: of a run, a task,
@@ -128,7 +130,7 @@ class LogReader:
         with self._reading() as connection:
             return [LogRecord.stored(*row) for row in connection.execute(query)]
 
-    def _rows(self, query: Select[Any]) -> Iterator[Any]:
+    def _rows(self, query: Select[Any]) -> Generator[Any, None, None]:
         with self._reading() as connection:
             options = {"stream_results": True, "yield_per": _BATCH}
             with connection.execute(query, execution_options=options) as rows:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from datetime import UTC, datetime
 from functools import wraps
 from typing import TypeAlias
 
+from anyio import CancelScope
 from anyio.to_thread import run_sync
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
@@ -132,10 +133,15 @@ def explained(endpoint: Endpoint) -> Endpoint:
     return answering
 
 
-async def _whole(first: bytes, rest: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for piece in iterate_in_threadpool(rest):
-        yield piece
+async def _whole(first: bytes, rest: Generator[bytes, None, None]) -> AsyncGenerator[bytes, None]:
+    """All pieces; the query behind them ends with it, also when the reader has gone away."""
+    try:
+        yield first
+        async for piece in iterate_in_threadpool(rest):
+            yield piece
+    finally:
+        with CancelScope(shield=True):
+            await run_sync(rest.close)
 
 
 def _run_of(request: Request) -> dict[str, str]:

@@ -17,6 +17,7 @@ from cloche.logs.read import LogReader
 from cloche.logs.record import LogRecord
 from cloche.logs.tail import MOST, UNDER_WAY, News, Tail, look
 from cloche.web import sse
+from cloche.web.addresses import adding
 from cloche.web.pages import render
 from cloche.web.shared import SharedByKey
 
@@ -56,7 +57,11 @@ class LogStreams:
                 continue
             newest = news.records[-1].id
             rows = render(
-                "logs/rows.html", records=news.records[::-1], skipped=news.skipped, fresh=True
+                "logs/rows.html",
+                records=news.records[::-1],
+                skipped=news.skipped,
+                fresh=True,
+                having=adding("/logs", wanted.params()),
             )
             yield sse.event("rows", rows, id=str(newest))
 

@@ -15,7 +15,7 @@ from cloche.errors import ClocheError
 from cloche.logs.filter import LogFilter
 from cloche.logs.read import LogReader
 from cloche.web import sse
-from cloche.web.addresses import link
+from cloche.web.addresses import adding, link
 from cloche.web.logs_live import LogStreams
 from cloche.web.logs_query import LogsQuery, uuid_of
 from cloche.web.logs_timeline import timeline_of
@@ -141,7 +141,7 @@ def _page(
         fields=LogFilter.model_fields,
         tabs=[(name, path, link(path, params)) for name, path in TABS],
         without=lambda name: link(here, {k: v for k, v in params.items() if k != name}),
-        having=lambda **more: link("/logs", {**params, **{k: str(v) for k, v in more.items()}}),
+        having=adding("/logs", params),
         export=link("/api/logs/export", params),
         api=link("/api" + here, params),
         **values,

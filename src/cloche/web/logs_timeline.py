@@ -55,7 +55,11 @@ def timeline_of(trace: Trace) -> Timeline:
 
     lanes = []
     for step in trace.steps:
-        spans = [*step.spans, *step.open.values()]
+        # The longest first: what is inside another one's time stays visible.
+        spans = sorted(
+            (*step.spans, *step.open.values()),
+            key=lambda span: span.begin - (span.end or trace.last),
+        )
         bars = tuple(
             bar(
                 span.begin,

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
+from cloche.app import create_app
+from cloche.contrib.fastapi import Logger, RunId, lifespan, logs_router
+from cloche.errors import ClocheError
+from cloche.settings import load
+from cloche.settings.model import ServiceSettings
 from cloche.testing import PostgresProcess
 from tests.acceptance.stack import Stack, free_port, wait_for
+from tests.integration.web.stack import serving
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "roadmap"
 WISH = {
@@ -21,6 +30,7 @@ WISH = {
     "goals": ["Soil", "Seeds", "Water", "Light and shade", "Pruning roses", "Compost heaps"],
     "weeks": 3,
 }
+STEPS = {"request", "plan", "write", "write/draft", "write/find", "write/review"}
 
 
 @contextmanager
@@ -87,18 +97,18 @@ def test_the_example_writes_a_roadmap_and_tells_how(tmp_path: Path, database: st
 
         def finished() -> dict[str, Any] | None:
             found = client.get("/api/logs/runs/garden/1/trace")
+            assert found.status_code in (200, 404), found.text
             body: dict[str, Any] = found.json()
-            return body if found.status_code == 200 and body["status"] == "succeeded" else None
+            told = {step["path"] for step in body.get("steps", ())}
+            # Batches are written side by side: the last record may be there before others.
+            return body if body["status"] == "succeeded" and told == STEPS else None
 
         trace = wait_for("the run to be told", finished, 40)
         assert trace is not None
         steps = {step["path"]: step for step in trace["steps"]}
-        assert {"request", "plan", "write", "write/draft", "write/find", "write/review"} == set(
-            steps
-        )
-        # One in seven questions had no answer; each was asked again.
+        # Some questions had no answer at first; each was asked again.
         assert steps["write/draft"]["finished"] - steps["write/draft"]["retries"] == 6
-        assert sum(step["retries"] for step in steps.values()) >= 2
+        assert sum(step["retries"] for step in steps.values()) >= 1
         assert set(trace["agents"]) == {"architect", "writer", "finder", "reviewer"}
         tasks = {one["task_id"] for one in trace["records"]} - {None}
         assert tasks == {sent.json()["task"]}
@@ -108,22 +118,24 @@ def test_the_example_writes_a_roadmap_and_tells_how(tmp_path: Path, database: st
         assert summary["agents"]["writer"] >= 12
         other = client.post("/roadmaps", json={**WISH, "topic": "Bread"}).json()
         wait_for("it to be told", lambda: client.get(other["trace"]).status_code == 200, 20)
-        shown = wait_for(
-            "the roadmap", lambda: (b := client.get(other["trace"]).json())["roadmap"] and b, 30
-        )
+
+        def written() -> dict[str, Any] | None:
+            body: dict[str, Any] = client.get(other["trace"]).json()
+            assert body["errors"] == []
+            assert body["status"] in ("waiting", "running", "succeeded"), body
+            return body if body["roadmap"] else None
+
+        shown = wait_for("the roadmap", written, 30)
+        assert shown is not None
         assert [len(week) for week in shown["roadmap"]["weeks"]] == [2, 2, 2]
-        assert "you can use soil in bread" in shown["roadmap"]["weeks"][0][0]["text"].lower()
+        assert "you can use seeds in bread" in shown["roadmap"]["weeks"][0][0]["text"].lower()
         # The same records on the operators' page.
         page = httpx.get(f"{stack.dashboard}/logs/runs/garden/1")
         assert page.status_code == 200
         assert "draft" in page.text
 
 
-def test_the_documentation_of_the_api_knows_its_parameters(tmp_path: Path) -> None:
-    from fastapi import FastAPI
-
-    from cloche.contrib.fastapi import logs_router  # after the extras are known to be there
-
+def test_the_documentation_of_the_api_knows_its_parameters() -> None:
     api = FastAPI()
     api.include_router(logs_router("/log"))
     paths = api.openapi()["paths"]
@@ -134,13 +146,46 @@ def test_the_documentation_of_the_api_knows_its_parameters(tmp_path: Path) -> No
 
 
 def test_without_its_lifespan_it_says_what_is_missing() -> None:
-    from fastapi import FastAPI
-    from starlette.testclient import TestClient
-
-    from cloche.contrib.fastapi import logs_router
-    from cloche.errors import ClocheError
-
     api = FastAPI()
     api.include_router(logs_router())
-    with pytest.raises(ClocheError, match="not open"), TestClient(api) as client:
-        client.get("/api/logs")
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            await client.get("/api/logs")
+
+    with pytest.raises(ClocheError, match="not open"):
+        asyncio.run(ask())
+
+
+def test_a_run_id_from_outside_is_a_plain_word(tmp_path: Path, broker_url: str) -> None:
+    settings = load({"broker.url": broker_url, "run_dir": str(tmp_path)}, environ={}).settings
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def own(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        told.append("begins")
+        yield {"mine": 7}
+        told.append("ends")
+
+    api = FastAPI(lifespan=lifespan(create_app("t", settings), settings, also=own))
+
+    api.state.close = lambda: None  # what our own server calls when it stops
+
+    @api.get("/")
+    def say(request: Request, log: Logger, run: RunId) -> dict[str, Any]:
+        record = log.info("web", "say", "said")
+        return {"run": run, "record": record.run_id, "mine": request.state.mine}
+
+    with (
+        serving(api, ServiceSettings(port=free_port())) as running,
+        httpx.Client(base_url=running.url) as client,
+    ):
+        named = client.get("/", headers={"x-run-id": "order/7"})
+        assert named.json() == {"run": "order/7", "record": "order/7", "mine": 7}
+        assert named.headers["x-run-id"] == "order/7"
+        for odd in ("", "two words", "x" * 300, "<b>"):
+            answer = client.get("/", headers={"x-run-id": odd}).json()
+            assert re.fullmatch("[0-9a-f]{32}", answer["run"])
+            assert answer["record"] == answer["run"]
+    assert told == ["begins", "ends"]

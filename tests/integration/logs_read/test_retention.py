@@ -83,7 +83,7 @@ def test_a_day_is_dropped_after_a_long_query_not_across_it(
     """Who reads meanwhile delays it; writers are not held up for longer than a second."""
     make_day(database, NOW - 40 * DAY)
     put(database, [made("old", at=NOW - 40 * DAY), made("new")])
-    reading = iter(reader.stream())
+    reading = reader.stream()
     next(reading)
     dropping = threading.Thread(target=expire, args=(database, KEEP))
     dropping.start()
@@ -91,7 +91,7 @@ def test_a_day_is_dropped_after_a_long_query_not_across_it(
         put(database, [made("written meanwhile")])
         assert dropping.is_alive()
     finally:
-        reading.close()  # type: ignore[attr-defined]
+        reading.close()
         dropping.join(20)
     assert not dropping.is_alive()
     assert _left(reader) == {"new", "written meanwhile"}

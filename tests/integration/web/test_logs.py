@@ -79,7 +79,7 @@ def test_trace_summary_and_errors_of_a_run(client: httpx.Client, told: list[LogR
     assert summary["steps"][0]["p95"] == 500.0
     errors = client.get(f"{run}/errors").json()
     assert [(group["count"], group["pattern"]) for group in errors["groups"]] == [
-        (2, "model timed out after <n> s")
+        (2, "model timed out after [n] s")
     ]
     assert client.get("/api/logs/errors?agent=nobody").json()["groups"] == []
     assert client.get("/api/logs/runs/none/trace").status_code == 404
