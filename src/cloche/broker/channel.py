@@ -62,7 +62,7 @@ class Channel(Consuming, stock.Channel):
     Transport options besides kombu's: ``lease`` (s), ``max_deliveries`` (deaths of consumers
     before a message is a dead letter), ``max_message_bytes``, ``publish_on_outage`` ("raise"
     or "spool"), ``spool_directory`` and ``direct_path`` (whether an asyncio worker may fetch in
-    its own loop; True).
+    its own loop, and others receive plain messages themselves; True).
     """
 
     QoS = QoS
