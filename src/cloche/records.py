@@ -32,7 +32,8 @@ class QueueSeen:
 class WorkerSeen:
     """A worker that answered the last round of questions.
 
-    ``processed`` counts tasks by name since its start; ``uptime`` is in seconds.
+    ``processed`` counts tasks by name since its start; ``uptime`` is in seconds. ``figures`` are
+    counts of Cloche's own since its start: stalls, leases_lost, fenced, as far as it tells them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class WorkerSeen:
     processed: Mapping[str, int]
     uptime: float
     prefetch: int = 0
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

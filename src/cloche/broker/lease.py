@@ -52,7 +52,8 @@ def number_of(field: str) -> int:
 class Lease:
     """What this process holds. ``seconds`` is how long the server waits for a sign of life.
 
-    ``late`` counts deliveries that were settled after they had been taken from us.
+    ``losses`` counts the times the server ended it, ``late`` deliveries that were settled after
+    they had been taken from us.
     """
 
     def __init__(self, keys: Keys, seconds: float) -> None:
@@ -61,6 +62,7 @@ class Lease:
         self.consumer = ""
         self.held: set[str] = set()
         self.acks = Acks()
+        self.losses = 0
         self.late = 0
         self.renewed_at = 0.0
         self.on_lost: list[Callable[[frozenset[str]], None]] = []
@@ -205,6 +207,7 @@ class Lease:
             self.acks.clear()
             self._asked.clear()
             self._orphans.clear()
+            self.losses += 1
         logger.error(
             "lease lost: no sign of life for %.0f s; %d deliveries went back to their queues "
             "and will run elsewhere",

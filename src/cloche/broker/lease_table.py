@@ -42,6 +42,12 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def leases() -> tuple[Lease, ...]:
+    """All leases of this process."""
+    with _lock:
+        return tuple(entry.lease for entry in _entries.values())
+
+
 def lease(channel: Any) -> Lease:
     """The lease on the channel's server; its keeper is started with the first channel."""
     with _lock:

@@ -13,6 +13,7 @@ from cloche.broker.channel import Channel
 from cloche.broker.channel_poller import Poller
 from cloche.broker.channel_sentinel import SentinelChannel
 from cloche.broker.delayed_celery import extend_control
+from cloche.broker.lease_celery import extend_stats
 from cloche.errors import BrokerError, BrokerFault
 
 __all__ = ["Transport", "dead_letters_celery", "lease_check"]
@@ -60,6 +61,7 @@ class Transport(stock.Transport):
         for a server that takes no writes ConnectionError: Celery tries again, with growing pauses.
         """
         extend_control()
+        extend_stats()
         connection = super().establish_connection()
         self._check_writes()
         info = self._info()

@@ -43,7 +43,17 @@ def _worker(name: str, stats: dict[str, Any], active: object, queues: object) ->
         processed={str(task): int(count) for task, count in total.items()},
         uptime=float(stats.get("uptime") or 0),
         prefetch=int(stats.get("prefetch_count") or 0),
+        figures=_figures(pool, stats.get("leases") or {}),
     )
+
+
+def _figures(pool: dict[str, Any], leases: dict[str, Any]) -> dict[str, float]:
+    told = {
+        "stalls": pool.get("stalls"),
+        "leases_lost": leases.get("lost"),
+        "fenced": leases.get("fenced"),
+    }
+    return {name: float(count) for name, count in told.items() if count is not None}
 
 
 def _pool_name(implementation: str) -> str:

@@ -24,10 +24,21 @@ _FINISHED = ("succeeded", "failed", "revoked", "rejected")
 
 
 class LiveTasks:
-    """The last ``limit`` task runs, newest first, kept by a thread of its own."""
+    """The last ``limit`` task runs, newest first, kept by a thread of its own.
 
-    def __init__(self, app: Celery, limit: int = 1000, clock: Callable[[], float] = time.time):
+    ``on_event(event, task)`` is called in that thread with each event and, if it is one of a
+    task's, what is known of the task with it.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        limit: int = 1000,
+        clock: Callable[[], float] = time.time,
+        on_event: Callable[[dict[str, Any], Task | None], None] | None = None,
+    ):
         self.app = app
+        self._tell = on_event
         self._clock = clock
         self._state = State(max_tasks_in_memory=limit, max_workers_in_memory=limit)
         self._gaps: deque[Gap] = deque(maxlen=100)
@@ -129,6 +140,8 @@ class LiveTasks:
     def _on_event(self, event: dict[str, Any]) -> None:
         self._state.event(event)
         self._version += 1
+        if self._tell is not None:
+            self._tell(event, self._state.tasks.get(event.get("uuid")))
 
     def _deaf(self, why: str) -> None:
         if self._listening:

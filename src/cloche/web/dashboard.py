@@ -13,6 +13,7 @@ from functools import partial
 import orjson
 from anyio.to_thread import run_sync
 from celery import Celery
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,6 +25,7 @@ from cloche.cluster import Cluster
 from cloche.cluster.health import Check
 from cloche.errors import ClocheError
 from cloche.history.live import LiveTasks
+from cloche.metrics import Metrics
 from cloche.records import TaskRun
 from cloche.settings import Settings
 from cloche.web import sse
@@ -49,8 +51,9 @@ def create_dashboard(
     """
     check_exposure(settings.dashboard, "dashboard")
     cluster = Cluster(app, checks)
-    live = LiveTasks(app)
-    board = Dashboard(app, settings, cluster, live)
+    live = LiveTasks(app, on_event=lambda event, task: metrics.event(event, task))
+    metrics = Metrics(cluster.snapshot, live.gaps)
+    board = Dashboard(app, settings, cluster, live, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -79,8 +82,11 @@ def create_dashboard(
 class Dashboard:
     """Pages of the dashboard and their JSON twins."""
 
-    def __init__(self, app: Celery, settings: Settings, cluster: Cluster, live: LiveTasks) -> None:
+    def __init__(
+        self, app: Celery, settings: Settings, cluster: Cluster, live: LiveTasks, metrics: Metrics
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._cluster = cluster
         self._live = live
         self._find = partial(find_run, app, live)
@@ -96,6 +102,7 @@ class Dashboard:
             Route("/live", self.stream),
             Route("/tasks/{id}", self.show_task),
             Route("/tasks/{id}/live", self.stream_task),
+            Route("/metrics", self.metrics),
             Route("/api/snapshot", self.snapshot),
             Route("/api/tasks", self.tasks),
             Route("/api/tasks/{id}", self.task),
@@ -140,6 +147,13 @@ class Dashboard:
         """Health, workers, queues and gaps now."""
         snapshot = self._cluster.snapshot()
         return _json({"ok": snapshot.ok, "snapshot": snapshot, "events": self._live.gaps()})
+
+    async def metrics(self, _request: Request) -> Response:
+        """What Prometheus scrapes."""
+        return Response(
+            await run_sync(self._metrics.text),
+            headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"},
+        )
 
     async def tasks(self, request: Request) -> Response:
         """Recent tasks, newest first: ``?limit=50&state=FAILURE``."""

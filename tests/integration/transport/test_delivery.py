@@ -39,6 +39,9 @@ def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
     stopped.signal(signal.SIGCONT)
     wait_until(lambda: "lease lost" in stopped.log, "the stopped worker noticed")
     wait_until(lambda: "fenced" in stopped.log, "late acknowledgements were fenced")
+    leases = [stats["leases"] for stats in bench.app.control.inspect(timeout=2).stats().values()]
+    assert sorted(one["lost"] for one in leases) == [0, 1]
+    assert sum(one["fenced"] for one in leases) >= 1
     wait_until(lambda: bench.inflight() == 0, "nothing in flight")
     time.sleep(2)
     repeated = [n for n, count in bench.ledger.count("start").items() if count > 1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.web.fixtures import Stack
 from tests.integration.web.stack import Running, events_of, until
@@ -124,3 +125,48 @@ def test_readiness_tells_each_check(client: httpx.Client) -> None:
     assert body["status"] == "ready"
     assert set(body["checks"]) == {"broker", "results"}
     assert client.get("/healthz").json() == {"status": "alive"}
+
+
+def _metrics(client: httpx.Client) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
+    """Values by metric and labels."""
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def _of(labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))
+
+
+def test_metrics_count_what_tasks_did_and_show_workers_and_queues(
+    client: httpx.Client, stack: Stack
+) -> None:
+    add, fail = (f"tests.integration.web.sample.{name}" for name in ("add", "fail"))
+    where = {"hostname": "first@test", "queue_name": "celery"}
+    ran, failed = (
+        _of({"name": add, **where}),
+        _of({"name": fail, "exception": "ValueError", **where}),
+    )
+    before = _metrics(client)
+    for number in range(3):
+        stack.app.tasks[add].delay(number, 1)
+    stack.app.tasks[fail].delay("no")
+
+    def rose(name: str, labels: tuple[tuple[str, str], ...]) -> float:
+        return _metrics(client).get(name, {}).get(labels, 0) - before.get(name, {}).get(labels, 0)
+
+    until(lambda: rose("celery_task_succeeded_total", ran) == 3 or None)
+    until(lambda: rose("celery_task_failed_total", failed) == 1 or None)
+    assert rose("celery_task_received_total", ran) == rose("celery_task_started_total", ran) == 3
+    assert rose("celery_task_runtime_count", ran) == 3
+    assert rose("celery_task_queue_wait_time_count", ran) == 3
+    now = _metrics(client)
+    assert now["celery_worker_up"][_of({"hostname": "first@test"})] == 1
+    assert now["celery_queue_length"][_of({"queue_name": "celery"})] == 0
+    assert now["celery_active_worker_count"][_of({"queue_name": "celery"})] == 1
+    assert now["celery_active_process_count"][_of({"queue_name": "celery"})] == 4
+    assert "cloche_event_gaps_total" in now
