@@ -340,6 +340,7 @@ class Consuming(Ahead):
 
     def _hand_over(self, one: Fetched, envelope: message.Envelope) -> None:
         if one.queue in self.no_ack_queues:
+            self.wake_for_acks()
             self.claim.settle(self.tag(one.field))
         self.connection._deliver(envelope, one.queue)
 
