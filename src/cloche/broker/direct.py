@@ -103,6 +103,10 @@ class Direct:
     def settle(self, tag: str) -> None:
         """The message is done with."""
         self.claim.settle(tag)
+        self.freed()
+
+    def freed(self) -> None:
+        """A place is free, an acknowledgement waits."""
         if not self._planned:
             self._planned = True
             self._loop.call_soon_threadsafe(self._plan)

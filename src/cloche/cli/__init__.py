@@ -41,7 +41,7 @@ class Commands(LazyGroup):
         ),
         "logs": Lazy(
             "cloche.cli.logs:logs",
-            "What the processes print; and the execution log: what tasks, agents and workflows said.",
+            "What the processes print; and the execution log: what tasks and workflows said.",
         ),
         "wait": Lazy(
             "cloche.cli.wait:wait",

@@ -45,7 +45,7 @@ class Logs(LazyGroup):
 
 @click.group(cls=Logs, no_args_is_help=False)
 def logs() -> None:
-    """What the processes print; and the execution log: what tasks, agents and workflows said.
+    """What the processes print; and the execution log: what tasks and workflows said.
 
     \b
     Examples:

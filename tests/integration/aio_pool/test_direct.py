@@ -94,6 +94,17 @@ def test_no_more_is_held_than_the_prefetch_count(server: BrokerProcess, shared: 
         result.get(timeout=20)
 
 
+def test_plain_tasks_that_end_make_room_for_the_next_at_once(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    """They take Celery's way, and are fetched on the loop all the same."""
+    one_at_a_time = {"worker_prefetch_multiplier": 1, "concurrency": 1, "task_default_queue": "one"}
+    with _worker(server, tmp_path, "plainly", **one_at_a_time) as found:
+        results = [found.send("plain", 0) for _ in range(60)]
+        # A look each second, which is there for lost wake-ups, would take a minute.
+        assert len({tuple(one.get(timeout=30)) for one in results}) == 60
+
+
 def test_a_waiting_task_that_is_revoked_never_starts(server: BrokerProcess, shared: Worker) -> None:
     busy = [shared.send("wait", 1.0) for _ in range(10)]
     wait_for("ten to run", lambda: len(shared.ask("active")) == 10)
