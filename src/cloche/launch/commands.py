@@ -84,7 +84,7 @@ class Commands:
                 else:
                     if request.get("existing"):
                         await self._stack.settle_existing("adopt")
-                    await self._stack.stop([one.name for one in self._stack.watch], now=now)
+                    await self._stack.watch.stop_all(now=now)
                     await self._end(now)
         finally:
             reminder.cancel()
