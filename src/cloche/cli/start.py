@@ -90,6 +90,8 @@ def _worker(name: str | None, queues: str | None, options: dict[str, Any]) -> di
     given = {key: value for key, value in options.items() if value is not None}
     if queues is not None:
         given["queues"] = [queue.strip() for queue in queues.split(",") if queue.strip()]
+        if not given["queues"]:
+            raise click.BadParameter("it names no queue", param_hint="--queue")
     if name is None and not given:
         return None
     return {"name": name or "-".join(given.get("queues", ())) or "worker", "options": given}

@@ -110,6 +110,10 @@ class Watch:
         signals = () if now else self._signals
         return await asyncio.to_thread(stop_outside, one.worker.identity, signals, self._say)
 
+    async def stop_all(self, *, now: bool = False) -> None:
+        """Stop every one, all at the same time."""
+        await asyncio.gather(*(self.stop(one.name, now=now) for one in self))
+
     async def _run(self) -> None:
         while self._adopted:
             await asyncio.sleep(_LOOK)

@@ -25,7 +25,7 @@ from cloche.process.run_directory import RunDirectory
 #: Seconds a living launcher may take until it can be asked: it imports the application and
 #: tries the broker first.
 PATIENCE = 120.0
-_TICK = 0.02
+_TICK = 0.05
 
 Event = Callable[[Fields], None]
 
@@ -175,7 +175,7 @@ class Daemon:
             return False
         path = self.launcher.directory.socket_path(SOCKET)
         try:
-            return bool(call(path, {"do": "ready"}, timeout=5)["ready"])
+            return bool(call(path, {"do": "ping"}, timeout=5)["started"])
         except ProcessError:
             return False
 

@@ -41,6 +41,7 @@ class Commands:
             "scale": self._noted(self.scale, "counts"),
             "ps": self.ps,
             "ready": self.ready,
+            "ping": self.ping,
         }
 
     def _noted(self, handler: Handler, key: str) -> Handler:
@@ -84,7 +85,7 @@ class Commands:
                 else:
                     if request.get("existing"):
                         await self._stack.settle_existing("adopt")
-                    await self._stack.stop([one.name for one in self._stack.watch], now=now)
+                    await self._stack.watch.stop_all(now=now)
                     await self._end(now)
         finally:
             reminder.cancel()
@@ -121,6 +122,10 @@ class Commands:
             "processes": [row.fields() for row in seen.rows],
             "gaps": list(seen.gaps),
         }
+
+    async def ping(self, request: Fields, emit: Emit) -> Fields:
+        """Whether the first start has come to its end."""
+        return {"started": self.started}
 
     async def ready(self, request: Fields, emit: Emit) -> Fields:
         """Whether all (``names``: these) that were started are ready. Raises CrashLoopError

@@ -31,7 +31,7 @@ class Plan:
     """The declared workers, and how each process of the stack is run.
 
     ``environ`` is added to each child's environment. ``own_broker`` is the embedded one, if
-    this launcher runs it: all others need it.
+    this launcher runs it: all others need it. ``extra`` are further processes, as they are.
     """
 
     app: Celery
@@ -39,6 +39,7 @@ class Plan:
     environ: Mapping[str, str]
     workers: Mapping[str, Declared]
     own_broker: ProcessSpec | None = None
+    extra: tuple[ProcessSpec, ...] = ()
 
     @property
     def specs(self) -> tuple[ProcessSpec, ...]:
@@ -47,6 +48,7 @@ class Plan:
             *((self.own_broker,) if self.own_broker else ()),
             *(spec for one in self.workers.values() for spec in self.processes(one)),
             *self.others(),
+            *self.extra,
         )
 
     @property

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from cloche.errors import CrashLoopError, NotReadyError, ProcessError
-from cloche.launch.adopted import Adopted, Watch
-from cloche.launch.declared import Declared, declared, from_options, labels
+from cloche.errors import ProcessError
+from cloche.launch.adopted import Adopted
+from cloche.launch.declared import declared, from_options
 from cloche.launch.existing import existing_workers
 from cloche.launch.on_existing import OnExisting, Say, settle
 from cloche.launch.plan import Plan
+from cloche.launch.roster import Roster
 from cloche.process.port import claim
-from cloche.process.spec import ProcessSpec
-from cloche.process.status import ProcessState, ProcessStatus
-from cloche.process.supervisor import Supervisor
+from cloche.process.status import ProcessStatus
 from cloche.settings import to_environ
 from cloche.settings.model import WorkerSettings
 
@@ -31,17 +30,18 @@ class Stack:
     """The processes of one launcher by the names people use: a worker's name means all of
     its processes. Changes take turns; a stop of everything waits for nobody."""
 
-    def __init__(
-        self, plan: Plan, supervisor: Supervisor, adopted: Sequence[Adopted], say: Say
-    ) -> None:
-        self.plan = plan
-        self.supervisor = supervisor
+    def __init__(self, roster: Roster, say: Say) -> None:
+        self.roster = roster
+        self.supervisor = roster.supervisor
+        self.watch = roster.watch
         self.say = say
-        self.watch = Watch(adopted, plan.settings.stop, say, self._stand_in_ended)
         self._turn = asyncio.Lock()
         self._hearing: list[Hear] = []
-        self._optional: set[str] = set()
-        self._later: set[asyncio.Task[Any]] = set()
+
+    @property
+    def plan(self) -> Plan:
+        """What is declared now."""
+        return self.roster.plan
 
     @contextmanager
     def hearing(self, hear: Hear) -> Any:
@@ -76,8 +76,8 @@ class Stack:
         async with self._turn:
             if name in SINGLE:
                 raise ProcessError(f"{name} is not a worker", fix="choose another --name")
-            self._optional.add(name)
-            await self._become(one)
+            self.roster.optional.add(name)
+            await self.roster.become(one)
 
     async def redeclare(self, workers: Mapping[str, Any], *, own: Mapping[str, Any]) -> None:
         """Let the stack have exactly these workers (fields by name, as in the settings).
@@ -96,13 +96,12 @@ class Stack:
             environ.pop("CLOCHE_WORKERS", None)
             if workers != own:
                 environ |= to_environ({"workers": dict(workers)})
-            self.plan = replace(self.plan, settings=settings, environ=environ)
-            for name in set(self.plan.workers) - set(wanted) - self._optional:
-                self.say(f"{name} is no longer declared")
-                await self._drop(name)
+            self.roster.plan = replace(self.plan, settings=settings, environ=environ)
+            for name in set(self.plan.workers) - set(wanted) - self.roster.optional:
+                await self.roster.drop(name)
             for one in wanted.values():
-                if one.name not in self._optional:
-                    await self._become(one)
+                if one.name not in self.roster.optional:
+                    await self.roster.become(one)
 
     async def stop(self, wanted: Collection[str], *, now: bool = False) -> None:
         """Stop what is named; it stays known and can be started again."""
@@ -111,7 +110,8 @@ class Stack:
             adopted = [name for name in names if self.watch.get(name) is not None]
             ours = [name for name in names if name not in adopted]
             await asyncio.gather(
-                self.supervisor.halt(ours, now=now), *(self._dismiss(n, now=now) for n in adopted)
+                self.supervisor.halt(ours, now=now),
+                *(self.roster.dismiss(n, now=now) for n in adopted),
             )
 
     async def restart(self, wanted: Collection[str] = (), *, now: bool = False) -> None:
@@ -121,9 +121,9 @@ class Stack:
         start, all at once.
         """
         async with self._turn:
-            names = self.names(wanted) if wanted else self._running()
+            names = self.names(wanted) if wanted else self.roster.running()
             for name in [name for name in names if self.watch.get(name) is not None]:
-                await self._replace_adopted(name, now=now)
+                await self.roster.replace_adopted(name, now=now)
                 names.remove(name)
             if now:
                 await asyncio.gather(*(self.supervisor.restart(name, now=True) for name in names))
@@ -131,7 +131,7 @@ class Stack:
             specs = {spec.name: spec for spec in self.supervisor.specs}
             for group in dict.fromkeys(specs[name].group for name in names if specs[name].group):
                 members = [name for name in names if specs[name].group == group]
-                await self._roll(self.plan.workers[group], members)
+                await self.roster.roll(self.plan.workers[group], members)
             for name in names:
                 if not specs[name].group:
                     await self.supervisor.restart(name)
@@ -143,9 +143,9 @@ class Stack:
             why = f"{name} runs once" if name in SINGLE else f"there is no worker {name}"
             raise ProcessError(f"{name} cannot be scaled", why=why, fix=f"workers are: {known}")
         async with self._turn:
-            await self._resize(self.plan.workers[name].scaled(count))
+            await self.roster.resize(self.plan.workers[name].scaled(count))
             if count:
-                await self.supervisor.begin(self._members(name))
+                await self.supervisor.begin(self.roster.members(name))
 
     def names(self, wanted: Collection[str]) -> list[str]:
         """The processes that ``wanted`` names: a worker's name, a process, a node name."""
@@ -154,7 +154,9 @@ class Stack:
             known[one.name] = [one.name]
             known.setdefault(one.worker.name, [one.name])
         for group in self.plan.workers:
-            known[group] = self._members(group) + [w.name for w in self.watch if w.group == group]
+            known[group] = self.roster.members(group) + [
+                w.name for w in self.watch if w.group == group
+            ]
         found: list[str] = []
         for name in wanted:
             plain = name if name in known else name.partition("@")[0]
@@ -172,123 +174,12 @@ class Stack:
         pages = () if everything else self.plan.webs()
         return [spec.name for spec in self.supervisor.specs if spec.name not in pages]
 
-    def _running(self) -> list[str]:
-        states = (ProcessState.STOPPED, ProcessState.STOPPING)
-        ours = [one.name for one in self.supervisor.status() if one.state not in states]
-        return [*(name for name in ours if name != "broker"), *(one.name for one in self.watch)]
-
-    def _members(self, group: str) -> list[str]:
-        return [spec.name for spec in self.supervisor.specs if spec.group == group]
-
     def _claim_ports(self, names: Collection[str]) -> None:
         running = {one.name for one in self.supervisor.status() if one.identity is not None}
         pages = self.plan.webs()
         for name, web in pages.items():
             if name in names and name not in running:
                 claim(web.host, web.port, spare={page.port for page in pages.values()})
-
-    async def _become(self, one: Declared) -> None:
-        """Let the stack have this worker, as it is declared now."""
-        before = self.plan.workers.get(one.name)
-        if before == one:
-            return
-        await self._resize(one)
-        if before is None or (before.worker, before.arguments) == (
-            one.scaled(before.count).worker,
-            one.arguments,
-        ):
-            return
-        running = [name for name in self._members(one.name) if name in self._running()]
-        if running:
-            self.say(f"{one.name} is declared otherwise now: restarting it")
-            await self._roll(one, running)
-
-    async def _resize(self, one: Declared) -> None:
-        """Have the right number of processes known; new ones are not started, spare ones stop."""
-        stands = [w.label for w in self.watch if w.group == one.name]
-        members = self._members(one.name)
-        wanted = labels(one.name, one.count, (*stands, *members))
-        self._note(one)
-        for name in members:
-            if name not in wanted:
-                await self.supervisor.remove(name)
-        for name in stands:
-            if name not in wanted:
-                await self._dismiss(name)
-        new = [name for name in wanted if name not in (*members, *stands)]
-        self.supervisor.know([self.plan.worker(one, name) for name in new])
-
-    async def _roll(self, one: Declared, members: Sequence[str]) -> None:
-        """Replace ``members`` one by one while a spare process consumes in their place."""
-        present = self._members(one.name)
-        (spare,) = set(labels(one.name, len(present) + 1, present)) - set(present)
-        try:
-            # A spare that ends at once tells that the new code does not run: no second try.
-            first = replace(self.plan.worker(one, spare), crash_limit=1)
-            if not await self.supervisor.add([first]):
-                return
-            for name in members:
-                await self.supervisor.restart(name, self.plan.worker(one, name))
-        except (NotReadyError, CrashLoopError) as error:
-            raise NotReadyError(
-                f"the restart of {one.name} was given up: {error.what}",
-                why=error.why,
-                fix="the processes not yet replaced go on as they were",
-            ) from error
-        finally:
-            if not self.supervisor.stopping:
-                await self.supervisor.remove(spare)
-
-    async def _drop(self, name: str) -> None:
-        for label in self._members(name):
-            await self.supervisor.remove(label)
-        for one in self.watch:
-            if one.group == name:
-                await self._dismiss(one.name)
-        self.plan = replace(
-            self.plan, workers={k: v for k, v in self.plan.workers.items() if k != name}
-        )
-
-    def _note(self, one: Declared) -> None:
-        self.plan = replace(self.plan, workers={**self.plan.workers, one.name: one})
-
-    async def _dismiss(self, name: str, *, now: bool = False) -> None:
-        """Stop an adopted worker; the process it stood in for is known from now on."""
-        one = self.watch.get(name)
-        if one is None:
-            return
-        if not await self.watch.stop(name, now=now):
-            raise ProcessError(f"pid {one.worker.pid} ({name}) does not stop")
-        self._know_instead(one)
-
-    async def _replace_adopted(self, name: str, *, now: bool) -> None:
-        one = self.watch.get(name)
-        await self._dismiss(name, now=now)
-        if one is not None and one.label:
-            await self.supervisor.begin((one.label,))
-
-    def _know_instead(self, one: Adopted) -> list[ProcessSpec]:
-        worker = self.plan.workers.get(one.group)
-        specs = [self.plan.worker(worker, one.label)] if worker and one.label else []
-        self.supervisor.know(specs)
-        return specs
-
-    def _stand_in_ended(self, one: Adopted) -> None:
-        """An adopted worker went away by itself: the one it stood in for takes its place."""
-        self.say(f"the adopted worker {one.worker.name} (pid {one.worker.pid}) has ended")
-        if self.supervisor.stopping:
-            return
-        for spec in self._know_instead(one):
-            self.say(f"starting {spec.name} in its place")
-            task = asyncio.create_task(self._begin_quietly(spec.name))
-            self._later.add(task)
-            task.add_done_callback(self._later.discard)
-
-    async def _begin_quietly(self, name: str) -> None:
-        try:
-            await self.supervisor.begin((name,))
-        except ProcessError as error:
-            self.say(str(error))
 
     async def settle_existing(
         self, answer: OnExisting, names: Collection[str] | None = None

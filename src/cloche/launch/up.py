@@ -25,6 +25,7 @@ from cloche.launch.environment import Environment, agree, child_environ, load_en
 from cloche.launch.existing import ExistingWorker, existing_workers
 from cloche.launch.on_existing import DEFAULT, OnExisting, settle
 from cloche.launch.plan import Plan, plan
+from cloche.launch.roster import Roster
 from cloche.launch.stack import Stack
 from cloche.launch.watching import watched
 from cloche.launch.workers import unheard_queues
@@ -89,8 +90,7 @@ class Up:
         directory.lock()
         try:
             directory.reclaim(self._output.say)
-            if not self._wanted.names and self._wanted.everything:
-                claim_ports(environment.settings)
+            claim_ports(environment.settings, self._wanted)
             broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
             environment = agree(environment, broker.url)
             existing: tuple[ExistingWorker, ...] = ()
@@ -117,7 +117,9 @@ class Up:
             output=self._output,
             on_change=lambda status: self._tell(stack, status),
         )
-        stack = Stack(what, supervisor, adopted, self._output.say)
+        optional = (self._wanted.worker[0],) if self._wanted.worker else ()
+        say = self._output.say
+        stack = Stack(Roster(what, supervisor, adopted, say, optional), say)
         commands = Commands(stack, self._given, lambda now: self._end(supervisor, now=now))
         control = ControlServer(directory.socket_path(SOCKET), commands.handlers())
         self._listen(supervisor)
@@ -253,11 +255,14 @@ class Up:
             self._output.say("Ctrl-C stops everything")
 
 
-def claim_ports(settings: Settings) -> None:
+def claim_ports(settings: Settings, wanted: Wanted) -> None:
     """Make sure the web pages can have their ports. Raises PortTakenError."""
-    pages = [web for web in (settings.service, settings.dashboard) if web.enabled]
-    for web in pages:
-        claim(web.host, web.port, spare={page.port for page in pages})
+    both = {"service": settings.service, "dashboard": settings.dashboard}
+    pages = {name: web for name, web in both.items() if web.enabled}
+    chosen = wanted.names or wanted.worker or not wanted.everything
+    for name, web in pages.items():
+        if name in wanted.names or not chosen:
+            claim(web.host, web.port, spare={page.port for page in pages.values()})
 
 
 def migrate(settings: Settings) -> None:

@@ -69,17 +69,19 @@ def descendants(main: Identity) -> set[Identity]:
 
 
 def _clear(family: set[Identity]) -> None:
-    deadline = time.monotonic() + _NOTICE
-    while (left := {one for one in family if one.alive()}) and time.monotonic() < deadline:
-        time.sleep(_TICK)
+    left = _left_of(family, _NOTICE)
     for one in left:
         one.signal(signal.SIGKILL)
+    _left_of(left, _CLEARING)
+
+
+def _left_of(processes: set[Identity], seconds: float) -> set[Identity]:
+    """Those that still live after ``seconds``; returns early once none does."""
+    deadline = time.monotonic() + seconds
+    while (left := {one for one in processes if one.alive()}) and time.monotonic() < deadline:
+        time.sleep(_TICK)
+    return left
 
 
 def _gone(main: Identity, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while main.alive():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_TICK)
-    return True
+    return not _left_of({main}, seconds)
