@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
@@ -83,18 +84,20 @@ def on_worker_ready(app: Celery, consumer: Any) -> None:
 def banner(app: Celery, consumer: Any) -> list[str]:
     """The effective configuration of a running worker, one fact a line."""
     conf, pool = app.conf, consumer.pool
+    said: Callable[[str], str] = getattr(app, "cloche_origin", lambda key: "")
     return [
         f"worker {consumer.hostname} of app {app.main!r} is ready",
-        f"  broker  {consumer.connection.as_uri()}",
-        f"  results {mask_url(conf.result_backend or 'none')}, kept {conf.result_expires}",
+        f"  broker  {consumer.connection.as_uri()}{said('broker.url')}",
+        f"  results {mask_url(conf.result_backend or 'none')}{said('results.url')}, "
+        f"kept {conf.result_expires}{said('results.expires')}",
         f"  pool    {type(pool).__module__} × {pool.limit}, "
         f"prefetch {conf.worker_prefetch_multiplier} per slot",
         f"  queues  {', '.join(sorted(_queues_of(consumer)))}",
-        f"  limits  soft {conf.task_soft_time_limit or 'none'}, "
-        f"hard {conf.task_time_limit or 'none'} (families refine), "
+        f"  limits  soft {conf.task_soft_time_limit or 'none'}{said('tasks.soft_time_limit')}, "
+        f"hard {conf.task_time_limit or 'none'}{said('tasks.time_limit')} (families refine), "
         f"recycle after {conf.worker_max_tasks_per_child or '∞'} tasks "
         f"or {conf.worker_max_memory_per_child or '∞'} KiB",
-        f"  acks    {'late' if conf.task_acks_late else 'early'}, "
+        f"  acks    {'late' if conf.task_acks_late else 'early'}{said('tasks.acks_late')}, "
         f"events {'on' if conf.worker_send_task_events else 'off'}",
     ]
 

@@ -98,7 +98,7 @@ def _syntax(changes: set[tuple[Change, str]]) -> str:
 
 def _reason(told: str) -> str:
     """Its error message: the first line and, of an import, where it failed."""
-    lines = told.strip().splitlines()
+    lines = told.strip().splitlines() or ["it said nothing"]
     why = next((line.strip() for line in lines if line.strip().startswith("why: ")), "")
     first = next(
         (line for line in lines if line.startswith("error: ")), lines[-1] if lines else "?"

@@ -24,8 +24,8 @@ async def watched(
     """Return when the supervisor's stop has been completed.
 
     Meanwhile deaf workers are found, changed code is loaded (``reload.enabled``), and a service
-    manager above us is told ``READY=1``, how many processes are ready, and ``WATCHDOG=1`` as long
-    as this loop turns.
+    manager above us is told ``READY=1``, how many processes are ready, and ``WATCHDOG=1`` as
+    long as this loop turns.
     """
     notify("READY=1")
     tasks = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 from celery import Celery
 from celery.platforms import SecurityWarning
@@ -70,6 +71,12 @@ def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in named if name not in heard)
 
 
+def origin_in_words(resolved: Resolved, key: str) -> str:
+    """`` (from cloche.toml:3)``, for the banner; nothing where it is the default."""
+    origin = resolved.origin(key)
+    return "" if origin.kind == "default" else f" (from {origin})"
+
+
 def run_worker(
     environment: Environment,
     *,
@@ -84,6 +91,7 @@ def run_worker(
     back at once instead of after ``stop.soft`` seconds.
     """
     app = environment.app
+    app.cloche_origin = partial(origin_in_words, environment.resolved)
     import_tasks(app)
     queues = queues_of(app, worker)
     worker = settle(app, worker)

@@ -93,7 +93,7 @@ def test_flower_sees_our_workers_queues_and_tasks(tmp_path: Path, broker: Broker
 def test_without_flower_the_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda n, package=None: None if n == 'flower' else find(n, package)\n"
+        "u.find_spec = lambda name, *more: None if name == 'flower' else find(name, *more)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "cloche", "flower", "-A", APP],
