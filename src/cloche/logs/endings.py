@@ -17,25 +17,25 @@ PATIENCE = 5.0
 
 
 class Closing(Protocol):
-    """A logger, as far as it matters here."""
+    """What empties a logger."""
 
-    def close(self, timeout: float = ...) -> None: ...
-    def _start_anew(self) -> None: ...
-
-
-_loggers: weakref.WeakSet[Any] = weakref.WeakSet()
+    def close(self, timeout: float) -> None: ...
+    def start_anew(self) -> None: ...
 
 
-def watch(logger: Closing) -> None:
-    """Close ``logger`` when the process ends, as long as it exists."""
-    _loggers.add(logger)
+_watched: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def watch(one: Closing) -> None:
+    """Close it when the process ends, as long as it exists."""
+    _watched.add(one)
     _watch_sigterm()
 
 
 def close_all(**_: Any) -> None:
     """Close all loggers of this process; they may be used again."""
-    for logger in tuple(_loggers):
-        logger.close(PATIENCE)
+    for one in tuple(_watched):
+        one.close(PATIENCE)
 
 
 def _watch_sigterm() -> None:
@@ -57,8 +57,8 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 
 def _after_fork() -> None:
-    for logger in tuple(_loggers):
-        logger._start_anew()
+    for one in tuple(_watched):
+        one.start_anew()
 
 
 atexit.register(close_all)

@@ -29,10 +29,16 @@ class Flusher:
         self._logs = logs
         self._limits = limits
         self._adopted_at = 0.0
-        self.abandon()
+        self._reset()
 
-    def abandon(self) -> None:
-        """Begin without a thread: at first, and in a forked child."""
+    def start_anew(self) -> None:
+        """In a forked child: what the parent has in memory, it will send itself."""
+        self._buffer.clear()
+        self._shipper.abandon()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Without a thread."""
         self.awake = self.hurries = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -41,6 +47,7 @@ class Flusher:
         self._cycles = threading.Condition()
         self._wanted = self._done = 0
         self._aside = 0
+        self._in_hand: list[bytes] = []
         self._closing = False
 
     # Called by whoever logs
@@ -78,7 +85,7 @@ class Flusher:
         self._keep_the_rest()
         self._shipper.close()
         if self._thread is not None and not self._thread.is_alive():
-            self.abandon()  # whoever logs again begins again
+            self._reset()  # whoever logs again begins again
         self._closing = False
 
     def wait_for_room(self, room: int) -> None:
@@ -155,6 +162,8 @@ class Flusher:
         self._aside = 0
         if self._shipper.spool.pending:
             self._shipper.replay()
+        if self._in_hand:  # of a cycle that failed
+            self._ship_in_hand()
         rest = len(self._buffer)
         while rest > 0:
             rest -= self._send_some()
@@ -169,10 +178,15 @@ class Flusher:
         lines = self._taken()
         if lines:
             self._shipper.counts.add("taken", len(lines))
-            self._shipper.ship(lines)
+            self._in_hand = lines
+            self._ship_in_hand()
         with self._cycles:
             self._cycles.notify_all()  # there is room
         return len(lines) or len(self._buffer) + 1
+
+    def _ship_in_hand(self) -> None:
+        self._shipper.ship(self._in_hand)
+        self._in_hand = []
 
     def _taken(self) -> list[bytes]:
         lines: list[bytes] = []
@@ -194,6 +208,9 @@ class Flusher:
             self._shipper.adopt()
 
     def _keep_the_rest(self) -> None:
+        """On disk; also what the thread tries to send and may not: twice is once by its id."""
+        if lines := self._in_hand:
+            self._shipper.keep(b"".join(lines), len(lines))
         while lines := self._taken():
             self._shipper.counts.add("taken", len(lines))
             self._shipper.keep(b"".join(lines), len(lines))

@@ -61,7 +61,8 @@ class ExecutionLogger:
         self._room = 0 if self.settings.durable else self.settings.buffer
         self._shipper = Shipper(app, settings, self.settings)
         self._flusher = Flusher(self._buffer, self._shipper, self.settings, self._limits)
-        endings.watch(self)
+        # Not the logger: nobody may hold it any more while its records still wait.
+        endings.watch(self._flusher)
 
     def log(
         self,
@@ -214,12 +215,6 @@ class ExecutionLogger:
             self._flusher.put_aside(encode(record, self._limits))
         if not self._flusher.awake:
             self._flusher.wake()
-
-    def _start_anew(self) -> None:
-        """In a forked child: what the parent has in memory, it will send itself."""
-        self._buffer.clear()
-        self._shipper.abandon()
-        self._flusher.abandon()
 
 
 def _on_a_loop() -> bool:

@@ -21,12 +21,13 @@ _COLUMNS = ", ".join(Row._fields)
 #: How each column travels in the binary format, which does not name types: a uuid is its 16 bytes,
 #: a timestamptz µs since 2000 and a jsonb its text after a version byte (uuid_recv,
 #: timestamptz_recv, jsonb_recv in the sources), so that no value needs an object of its own.
-_TYPES = (
+TYPES = (
     *("bytea", "int8", "int2", "text", "text", "text"),
     *("text", "text", "text", "text", "bytea", "float8"),
 )
 _YEAR_2000 = 946_684_800_000_000
 _JSONB = b"\x01"
+COPY = f"COPY {{}} ({_COLUMNS}) FROM STDIN (FORMAT binary)"
 _INCOMING = (
     "CREATE TEMPORARY TABLE IF NOT EXISTS log_records_incoming (LIKE log_records) "
     "ON COMMIT DELETE ROWS"
@@ -82,17 +83,19 @@ class PostgresqlRows:
 
 
 def _copy(cursor: Any, table: str, rows: Sequence[Row]) -> None:
-    with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT binary)") as copy:
-        copy.set_types(_TYPES)
-        write = copy.write_row
-        for row in rows:
-            details, duration = row.details, row.duration_ms
-            write(
-                (
-                    row.id,
-                    row.time - _YEAR_2000,
-                    *row[2:10],
-                    None if details is None else _JSONB + orjson.dumps(details),
-                    None if duration is None else float(duration),
-                )
-            )
+    with cursor.copy(COPY.format(table)) as copy:
+        copy.set_types(TYPES)
+        for row in map(values, rows):
+            copy.write_row(row)
+
+
+def values(row: Row) -> tuple[object, ...]:
+    """A row as the driver takes it, with TYPES."""
+    details, duration = row.details, row.duration_ms
+    return (
+        row.id,
+        row.time - _YEAR_2000,
+        *row[2:10],
+        None if details is None else _JSONB + orjson.dumps(details),
+        None if duration is None else float(duration),
+    )

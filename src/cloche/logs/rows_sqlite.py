@@ -11,11 +11,11 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from cloche.logs.line import Row
 from cloche.logs.verdict import Verdict
 
-_INSERT = (
+INSERT = (
     f"INSERT INTO log_records ({', '.join(Row._fields)}) "  # noqa: S608 (names of ours)
     f"VALUES ({', '.join('?' * len(Row._fields))}) ON CONFLICT (id) DO NOTHING"
 )
-_INDEX = (
+INDEX = (
     "INSERT INTO log_records_text (rowid, message) "
     "SELECT seq, message FROM log_records WHERE seq > ?"
 )
@@ -31,8 +31,8 @@ class SqliteRows:
         """Insert those that are not there; how many."""
         last = connection.exec_driver_sql("SELECT coalesce(max(seq), 0) FROM log_records")
         top = last.scalar_one()
-        new = connection.exec_driver_sql(_INSERT, [_columns(row) for row in rows]).rowcount
-        connection.exec_driver_sql(_INDEX, (top,))
+        new = connection.exec_driver_sql(INSERT, [values(row) for row in rows]).rowcount
+        connection.exec_driver_sql(INDEX, (top,))
         return new
 
     def verdict(self, error: Exception) -> Verdict | None:
@@ -41,6 +41,7 @@ class SqliteRows:
         return Verdict.UNFIT if unfit else None
 
 
-def _columns(row: Row) -> tuple[object, ...]:
+def values(row: Row) -> tuple[object, ...]:
+    """A row as the driver takes it."""
     details = None if row.details is None else orjson.dumps(row.details).decode()
     return (*row[:10], details, row.duration_ms)

@@ -20,6 +20,10 @@ from cloche.settings.model import LogSettings, Settings
 logger = logging.getLogger(__name__)
 
 
+#: Seconds that closing waits for a send that goes on.
+_PATIENCE = 0.5
+
+
 class Shipper:
     """Every batch it is given has a place when it returns, or is counted as dropped.
 
@@ -67,13 +71,20 @@ class Shipper:
             return sum(map(self._adopted, orphans(self.place.spool)))
 
     def close(self) -> None:
-        """Close connections. What is on disk stays for the next process."""
-        with self._one:
+        """Close connections. What is on disk stays for the next process.
+
+        Whoever hangs in a send keeps his until it ends, or the process does.
+        """
+        self.counts.tell()
+        if not self._one.acquire(timeout=_PATIENCE):
+            return
+        try:
             self.spool.close()
             self._broker.disconnect()
             if self._writer is not None:
                 self._writer.close()
-            self.counts.tell()
+        finally:
+            self._one.release()
 
     def abandon(self) -> None:
         """In a forked child: nothing that the parent has open is used."""

@@ -287,8 +287,11 @@ def ended(stack: LogStack, end: str, **options: Any) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_process_that_ends_sends_what_it_has(stack: LogStack, broker: BrokerProcess) -> None:
-    assert ended(stack, "pass").wait(60) == 0
+@pytest.mark.parametrize("end", ["pass", "del log; import gc; gc.collect()"])
+def test_a_process_that_ends_sends_what_it_has(
+    stack: LogStack, broker: BrokerProcess, end: str
+) -> None:
+    assert ended(stack, end).wait(60) == 0
     assert queued(broker) == [str(number) for number in range(30)]
 
 
@@ -314,6 +317,30 @@ def test_a_process_that_ends_while_the_broker_is_away_leaves_all_on_disk(
     )
     assert shown.stdout == "30 records sent\n", shown.stderr
     assert queued(broker) == [str(number) for number in range(30)]
+
+
+def test_a_process_that_ends_while_the_broker_hangs_loses_nothing(
+    stack: LogStack, broker: BrokerProcess
+) -> None:
+    end = """
+log.flush()
+open("flushed", "w")
+while not os.path.exists("frozen"):
+    time.sleep(0.01)
+for number in range(30, 60):
+    log.info("agent", None, str(number))
+"""
+    process = ended(stack, end)
+    wait_for("the first half", lambda: (stack.directory / "flushed").exists(), 60)
+    broker.freeze()
+    (stack.directory / "frozen").touch()
+    try:
+        assert process.wait(60) == 0
+    finally:
+        broker.thaw()
+    left = in_spool(stack.settings.run_dir)
+    wait_for("the broker", lambda: len(queued(broker)) >= 30, 10)
+    assert {*queued(broker), *left} == set(map(str, range(60)))
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])

@@ -161,3 +161,20 @@ def idle(stack: LogStack) -> bool:
         assert isinstance(channel, Channel)
         later = channel.own.zcard(channel.keys.delayed("logs"))
         return channel._size("logs") == 0 and not later
+
+
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_what_a_task_logs_leaves_with_its_worker(
+    pool: str, make_stack: Make, broker: BrokerProcess
+) -> None:
+    stack = make_stack(broker.url)
+    worker = stack.worker(pool)
+    for number in range(10):
+        stack.app.send_task("project.say", [str(number)], queue="logs")
+    wait_for("the tasks to have run", lambda: idle(stack), 30)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert stack.rows() == 0
+    stack.worker(pool)
+    wait_for("what they logged", lambda: stack.rows() == 10, 30)
+    assert sorted(stack.of_run("tasks")) == [str(number) for number in range(10)]
