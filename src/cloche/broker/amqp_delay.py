@@ -1,8 +1,8 @@
 """Native delayed delivery on RabbitMQ: what Celery 5.7 leaves to chance about it.
 
 Celery sends a task with a countdown to a chain of 28 exchanges and queues (kombu
-``native_delayed_delivery``) that only a worker declares, at its start. Before the first
-worker, and after a queue was declared by a publisher alone, RabbitMQ drops such a task silently.
+``native_delayed_delivery``) that only a worker declares and binds to its queues, at its start.
+Before that RabbitMQ drops such a task.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from celery import Celery
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Connection, Queue
 from kombu.common import maybe_declare
-from kombu.exceptions import OperationalError
 from kombu.transport.native_delayed_delivery import (
     MAX_NUMBER_OF_BITS_TO_USE,
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
-from kombu.utils.functional import retry_over_time
 
 from cloche.broker.amqp_queue import WorkQueue
 
@@ -80,19 +78,16 @@ def _make_ready(app: Celery, connection: Connection) -> None:
     """Declare the chain and what it leads to, once a connection. Raises OperationalError."""
     queues = [queue for queue in app.amqp.queues.values() if isinstance(queue, WorkQueue)]
     missing = [queue for queue in queues if _mark(queue) not in connection.declared_entities]
-    if not missing:
-        return
-    policy = {
-        **app.conf.task_publish_retry_policy,
-        "catch": connection.recoverable_connection_errors,
-    }
-    try:
-        retry_over_time(_declare, args=(app, connection, missing), **policy)
-    except connection.connection_errors as error:
-        raise OperationalError(str(error)) from error
+    if missing:
+        try:
+            _declare(app, connection, missing)
+        except connection.recoverable_connection_errors:
+            # One of the pool's, whose server has gone away unnoticed.
+            _declare(app, connection, missing)
 
 
 def _declare(app: Celery, connection: Connection, queues: list[WorkQueue]) -> None:
+    connection.ensure_connection(**app.conf.task_publish_retry_policy)
     declare_native_delayed_delivery_exchanges_and_queues(
         connection, app.conf.broker_native_delayed_delivery_queue_type
     )

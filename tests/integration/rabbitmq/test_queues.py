@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from datetime import timedelta
@@ -12,6 +13,9 @@ import pytest
 from celery import Celery
 from kombu import Connection
 from kombu import Queue as StockQueue
+from kombu.transport.native_delayed_delivery import (
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
 
 from cloche.app import harden
 from cloche.cluster import Cluster
@@ -142,6 +146,8 @@ def test_a_publish_returns_when_the_message_is_safe(app: Celery, queue: str) -> 
     assert size(app, queue) == 1
 
 
+# py-amqp 5.4 leaves the socket of a handshake that was not answered to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_silent_server_fails_a_publish_instead_of_holding_it(
     rabbit: RabbitProcess, broker_url: str, queue: str
 ) -> None:
@@ -165,6 +171,7 @@ def test_a_silent_server_fails_a_publish_instead_of_holding_it(
     finally:
         rabbit.thaw()
         made.pool.force_close_all()
+        gc.collect()
 
 
 def stamps(ledger: Path) -> dict[str, list[float]]:
@@ -197,7 +204,7 @@ def test_delayed_tasks_run_once_at_their_time_whoever_comes_first(
     assert min(ran[name][0] - due[name] for name in due) > -0.05
 
 
-def test_stock_loses_what_is_delayed_before_the_first_worker(
+def test_stock_loses_what_is_delayed_before_the_queues_first_worker(
     rabbit: RabbitProcess, queue: str
 ) -> None:
     stock = Celery("stock", broker=rabbit.url)
@@ -209,10 +216,12 @@ def test_stock_loses_what_is_delayed_before_the_first_worker(
         task_default_queue_type="quorum",
         broker_transport_options={"confirm_publish": True},
     )
+    with stock.connection_for_write() as connection:  # as a worker of other queues has done
+        declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
     with pytest.raises(ValueError, match="positive"):
         stock.send_task("anything", countdown=0.5, ignore_result=True)
-    stock.send_task("anything", countdown=1, ignore_result=True)
-    stock.send_task("anything", ignore_result=True)
+    for countdown in (1, None):
+        stock.send_task("anything", countdown=countdown, ignore_result=True)
     time.sleep(3)
     assert size(stock, queue) == 1, "the one without a delay"
 
