@@ -85,7 +85,7 @@ def test_a_bare_worker_is_shown_and_adopted_and_succeeded(project: Background) -
     assert len(project.workers()) == 1
 
 
-def test_an_adopted_worker_is_stopped_with_the_rest_and_survives_a_killed_launcher(
+def test_an_adopted_worker_is_stopped_with_the_rest_and_survives_its_launcher(
     project: Background,
 ) -> None:
     found = bare(project)
@@ -96,6 +96,11 @@ def test_an_adopted_worker_is_stopped_with_the_rest_and_survives_a_killed_launch
     assert alive(found), "it is not the guard's"
     project.cloche("start")
     assert project.ps()["worker"]["pid"] == found.pid
+    (launcher,) = project.launchers()
+    launcher.terminate()
+    wait_for("its end", lambda: not project.launchers(), 30)
+    assert alive(found), "only those it started end with it"
+    project.cloche("start")
     project.cloche("stop")
     assert found.wait(10) == 0
     project.wait_gone()

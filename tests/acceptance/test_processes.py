@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Background]:
     made = Background(
         tmp_path_factory.mktemp("shared") / "project", environ={"CLOCHE_STOP__SOFT": "2"}
     )
+    shown = made.on_terminal("start")
+    assert "3 processes running" in shown
     yield made
     made.close()
 
@@ -75,10 +78,8 @@ def test_starting_again_and_again_leaves_exactly_the_declared_workers(
     own.wait_gone()
 
 
-def test_it_outlives_the_terminal(own: Background) -> None:
-    shown = own.on_terminal("start")
-    assert "3 processes running" in shown
-    exactly_what_is_declared(own)
+def test_it_outlives_the_terminal_it_was_started_from(shared: Background) -> None:
+    exactly_what_is_declared(shared)
 
 
 def test_a_narrow_terminal_shows_what_matters_most(stack: Background) -> None:
@@ -183,15 +184,26 @@ def test_a_restart_at_once_kills_and_loses_nothing(stack: Background) -> None:
     stack.wait_counted(40)
 
 
-def test_a_restart_that_fails_leaves_the_old_ones_at_work(own: Background) -> None:
-    own.cloche("start")
-    before = own.main("worker").pid
-    (own.directory / "shop.py").write_text("raise RuntimeError('half a deploy')\n")
-    # The client reads settings only; the new worker imports the broken module.
-    told = own.cloche("restart", "worker", code=1)
+def test_a_restart_that_fails_leaves_the_old_ones_at_work(stack: Background) -> None:
+    before = stack.main("worker").pid
+    with broken(stack, "half a deploy"):
+        told = stack.cloche("restart", "worker", code=1)
     assert "half a deploy" in told
-    assert own.main("worker").pid == before
-    assert len(own.workers()) == 1
+    assert "go on as they were" in told
+    assert stack.main("worker").pid == before
+    assert len(stack.workers()) == 1
+
+
+@contextmanager
+def broken(stack: Background, why: str) -> Iterator[None]:
+    """Meanwhile the application's module cannot be imported."""
+    module = stack.directory / "shop.py"
+    good = module.read_text()
+    module.write_text(f"raise RuntimeError({why!r})\n")
+    try:
+        yield
+    finally:
+        module.write_text(good)
 
 
 def test_a_worker_of_the_command_line(stack: Background) -> None:
@@ -206,7 +218,8 @@ def test_a_worker_of_the_command_line(stack: Background) -> None:
     stack.cloche("start", "--queue", "mail", "--name", "mailer", "-P", "threads")
     assert stack.ps()["mailer"]["queues"] == ["mail"]
     stack.cloche("stop", "mailer")
-    assert len(stack.workers()) == 1
+    stack.cloche("start")
+    exactly_what_is_declared(stack)
 
 
 def test_a_worker_no_longer_declared_is_stopped_and_a_changed_one_restarted(
@@ -299,15 +312,15 @@ def test_a_start_that_fails_is_told_as_in_the_foreground(own: Background) -> Non
     own.wait_gone()
 
 
-def test_a_crash_loop_is_shown_with_its_last_lines(own: Background) -> None:
-    own.cloche("start")
-    (own.directory / "shop.py").write_text("raise RuntimeError('no such module here')\n")
-    own.main("worker").kill()
-    wait_for("crash loop", lambda: own.ps()["worker"]["state"] == "crash-loop", 60)
-    shown = own.cloche("ps")
-    assert "no such module here" in shown
-    assert "no such module here" in own.output_of("cloche")
-    assert "was given up" in own.cloche("wait", "--ready", code=1)
+def test_a_crash_loop_is_shown_with_its_last_lines_and_ended_by_a_start(stack: Background) -> None:
+    with broken(stack, "no such module here"):
+        stack.main("worker").kill()
+        wait_for("crash loop", lambda: stack.ps()["worker"]["state"] == "crash-loop", 90)
+        assert "no such module here" in stack.cloche("ps")
+        assert "no such module here" in stack.output_of("cloche")
+        assert "was given up" in stack.cloche("wait", "--ready", code=1)
+    stack.cloche("start")
+    exactly_what_is_declared(stack)
 
 
 def test_a_foreground_up_is_commanded_from_another_terminal(own: Background) -> None:

@@ -98,6 +98,14 @@ class Roster:
             if not self.supervisor.stopping:
                 await self.supervisor.remove(spare)
 
+    async def forget(self, one: Declared | None, name: str) -> None:
+        """Have a worker of the command line no more, or as the settings declare it (``one``)."""
+        self.optional.discard(name)
+        if one is None:
+            await self.drop(name)
+        else:
+            await self.resize(one)
+
     async def drop(self, name: str) -> None:
         """Have this worker no more."""
         self._say(f"{name} is no longer declared")

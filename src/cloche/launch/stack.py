@@ -104,15 +104,19 @@ class Stack:
                     await self.roster.become(one)
 
     async def stop(self, wanted: Collection[str], *, now: bool = False) -> None:
-        """Stop what is named; it stays known and can be started again."""
+        """Stop what is named; it stays known and can be started again.
+
+        But a worker of the command line, which nothing else declares, is forgotten.
+        """
         names = self.names(wanted)
         async with self._turn:
             adopted = [name for name in names if self.watch.get(name) is not None]
             ours = [name for name in names if name not in adopted]
-            await asyncio.gather(
-                self.supervisor.halt(ours, now=now),
-                *(self.roster.dismiss(n, now=now) for n in adopted),
-            )
+            dismissals = (self.roster.dismiss(name, now=now) for name in adopted)
+            await asyncio.gather(self.supervisor.halt(ours, now=now), *dismissals)
+            for name in self.roster.optional & set(wanted):
+                by_settings = await asyncio.to_thread(declared, self.plan.app, self.plan.settings)
+                await self.roster.forget(by_settings.get(name), name)
 
     async def restart(self, wanted: Collection[str] = (), *, now: bool = False) -> None:
         """Start anew what is named, or all that runs but the broker.
