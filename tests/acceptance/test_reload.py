@@ -63,6 +63,7 @@ def test_changed_code_runs_and_broken_code_does_not(tmp_path: Path) -> None:
         stack.write(CODE.format(version=2))
         stack.says("proj.py changed: one, beat start anew")
         wait_for("the new code", lambda: stack.version() == "2", 60)
+        wait_for("the scheduler", lambda: stack.output.count("the scheduler leads") == 2, 60)
 
         stack.write(CODE.format(version="(3"))
         stack.says("proj.py changed, and what runs goes on unchanged: proj.py:")

@@ -179,6 +179,9 @@ class OneAtATime(Scheduler):
 
     def _stand_by(self) -> None:
         bearer = self._baton.bearer if self._baton is not None else ""
+        if self._baton is not None and bearer == self._baton.me:  # not heard of it for too long
+            self._tell("waits for the broker")
+            return
         self._tell(f"stands by: the scheduler at work is {bearer or 'not known'}")
 
     def _take_over(self) -> None:

@@ -56,11 +56,13 @@ class Reloader:
             return
         wanted = [one.name for one in self._supervisor.status() if one.name not in _LEFT_ALONE]
         self._say(f"{names} changed: {', '.join(wanted)} start anew")
-        for name in wanted:
-            try:
-                await self._supervisor.restart(name)
-            except Exception as error:  # noqa: BLE001 (told; the supervisor goes on trying)
-                self._say(f"{name} could not be started anew: {error}")
+        await asyncio.gather(*(self._restart(name) for name in wanted))
+
+    async def _restart(self, name: str) -> None:
+        try:
+            await self._supervisor.restart(name)
+        except Exception as error:  # noqa: BLE001 (told; the supervisor goes on trying)
+            self._say(f"{name} could not be started anew: {error}")
 
     async def _import(self) -> str:
         """Import the project in a process of its own; what is wrong with it, or nothing."""

@@ -22,7 +22,7 @@ from kombu import Connection
 from cloche.cluster.queues import lengths, paused_queues
 from cloche.launch.stacks import dump_stacks
 from cloche.process.events import record
-from cloche.process.pulse import SILENT, Pulse, pulses
+from cloche.process.pulse import PERIOD, SILENT, Pulse, pulses
 from cloche.process.status import ProcessState
 from cloche.process.supervisor import Supervisor
 from cloche.settings import Settings
@@ -103,7 +103,10 @@ def _why(pulse: Pulse, now: float, *, stopped: bool, worked: bool) -> str | None
         return "it does not connect to the broker"
     if pulse.stands_still:
         return "its loop stands still"
-    return None if pulse.active or pulse.reserved else "it fetches nothing"
+    if pulse.active or pulse.reserved:
+        return None
+    still = pulse.at - pulse.turned > 2.5 * PERIOD
+    return "its loop stands still" if still else "it fetches nothing"
 
 
 class Watchdog:

@@ -25,7 +25,7 @@ LEAN = {
     "CLOCHE_DASHBOARD__ENABLED": "false",
     "CLOCHE_BROKER__EMBEDDED": "never",
     "CLOCHE_BROKER__LEASE": "3",
-    "CLOCHE_WATCHDOG__AFTER": "3",
+    "CLOCHE_WATCHDOG__AFTER": "6",
     "CLOCHE_STOP__SOFT": "2",
     "CLOCHE_STOP__GRACE": "4",
     "CLOCHE_WORKERS": '{"one": {"concurrency": 1, "pool": "prefork", "queues": ["default"]},'
@@ -90,7 +90,7 @@ def test_a_stopped_worker_is_started_anew(workers: Workers, send: Any) -> None:
     old = workers.pid("one")
     os.kill(old, signal.SIGSTOP)
     send("after the stop")
-    wait_for("the line", lambda: "one is deaf: 1 message waits in default" in workers.output)
+    wait_for("the line", lambda: "one is deaf: 1 message waits in default" in workers.output, 60)
     wait_for("the task", lambda: "end after the stop" in lines(workers), 40)
     wait_for("another process", lambda: workers.pid("one") != old)
     assert not psutil.pid_exists(old) or psutil.Process(old).status() == "zombie"
@@ -122,22 +122,24 @@ def test_busy_paused_and_brokerless_workers_are_left_alone(
     before = (workers.pid("one"), workers.pid("alone"), len(workers.events()))
     told = workers.output.count(" is deaf")
     for queue in ("default", "alone"):  # all slots busy for longer than the watchdog waits
-        send(f"long in {queue}", 8, queue)
+        send(f"long in {queue}", 10, queue)
         send(f"behind it in {queue}", 0, queue)
     wait_for("their end", lambda: sum("end behind it" in line for line in lines(workers)) == 2, 40)
 
     with own_broker.client() as client:
         client.sadd("cloche:paused", "default")
         send("paused")
-        send("meanwhile", 5, "alone")
-        wait_for("five seconds of pause", lambda: "end meanwhile" in lines(workers), 20)
+        send("meanwhile", 8, "alone")
+        wait_for(
+            "a pause longer than the watchdog waits", lambda: "end meanwhile" in lines(workers), 40
+        )
         assert "start paused" not in lines(workers)
         client.srem("cloche:paused", "default")
     wait_for("it goes on", lambda: "end paused" in lines(workers), 20)
 
     own_broker.kill()
     wait_for("the outage to be noticed", lambda: "the broker does not answer" in workers.output)
-    signal.sigtimedwait([], 5)  # longer than the watchdog waits
+    signal.sigtimedwait([], 8)  # longer than the watchdog waits
     own_broker.start()
     send("after the outage")
     wait_for("it goes on", lambda: "end after the outage" in lines(workers), 40)
