@@ -17,6 +17,8 @@ RECORDS, SPANS = 1000, 200
 QUIET, SHARE = 1.0, 0.05
 _BAD = frozenset({"error", "critical"})
 _OPEN, _RETRY = "started", "retry"
+#: What a step's own last record says; see `cloche.logs.step`.
+_ENDS = frozenset({"done", "failed", _RETRY, "cancelled", "left"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,11 @@ class Span:
 
 @dataclass(slots=True)
 class StepTrace:
-    """What a run's records say of one step; ``busy_ms`` is the sum of its spans."""
+    """What a run's records say of one step; ``busy_ms`` is the sum of its spans.
+
+    Spans come from the records that say the step began and ended (``formal``), else from whatever
+    records of it have a duration.
+    """
 
     path: str
     first: float
@@ -42,6 +48,7 @@ class StepTrace:
     busy_ms: float = 0.0
     slowest_ms: float = 0.0
     finished: int = 0
+    formal: bool = False
     spans: list[Span] = field(default_factory=list)
     open: dict[str, Span] = field(default_factory=dict)
 
@@ -149,17 +156,20 @@ class _Fold:
         step.errors += record.level in _BAD
         status = str((record.details or {}).get("status", ""))
         label = " · ".join(part for part in (record.concept_id, record.agent) if part)
+        if not step.formal and (status == _OPEN or status in _ENDS):
+            step.formal, step.busy_ms, step.slowest_ms, step.finished = True, 0.0, 0.0, 0
+            step.spans.clear()
         if status == _OPEN:
             step.open[label] = Span(at, None, "running", label)
-        elif record.duration_ms is not None:
+        elif record.duration_ms is not None and (status in _ENDS or not step.formal):
             step.open.pop(label, None)
             step.retries += status == _RETRY
             step.finished += 1
             step.busy_ms += record.duration_ms
             step.slowest_ms = max(step.slowest_ms, record.duration_ms)
             if len(step.spans) < SPANS:
-                bad = "failed" if record.level in _BAD else status or "done"
-                step.spans.append(Span(begin, at, bad, label or record.message))
+                kind = "failed" if record.level in _BAD else status or "done"
+                step.spans.append(Span(begin, at, kind, label or record.message))
 
     def _step(self, path: str, begin: float, at: float) -> StepTrace:
         """The step of that path; those around it are there too, and as long as it is."""
