@@ -86,7 +86,7 @@ def test_running_and_waiting_tasks_are_told_by_inspect(shared: Worker) -> None:
 
 
 def test_no_more_is_held_than_the_prefetch_count(server: BrokerProcess, shared: Worker) -> None:
-    results = [shared.send("late", f"held {number}", 0.5) for number in range(25)]
+    results = [shared.send("late", f"held {number}", 1.5) for number in range(25)]
     client = server.client()
     wait_for("ten in flight", lambda: _inflight(client) == 10)
     assert client.llen(QUEUE) == 15
