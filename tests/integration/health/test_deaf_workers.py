@@ -130,9 +130,7 @@ def test_busy_paused_and_brokerless_workers_are_left_alone(
         client.sadd("cloche:paused", "default")
         send("paused")
         send("meanwhile", 8, "alone")
-        wait_for(
-            "a pause longer than the watchdog waits", lambda: "end meanwhile" in lines(workers), 40
-        )
+        wait_for("a long pause", lambda: "end meanwhile" in lines(workers), 40)
         assert "start paused" not in lines(workers)
         client.srem("cloche:paused", "default")
     wait_for("it goes on", lambda: "end paused" in lines(workers), 20)
