@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from cloche.errors import SettingsError
 from cloche.logs import endings
+from cloche.logs.context import current_task_id, here
 from cloche.logs.counts import LogStats
 from cloche.logs.flushing import Flusher
 from cloche.logs.line import Limits, encode
 from cloche.logs.record import LEVELS, Level, LogRecord
+from cloche.logs.run import Callbacks, WorkflowRun
 from cloche.logs.shipping import Shipper
 from cloche.logs.stamp import stamp
 from cloche.settings import Settings
@@ -78,18 +80,22 @@ class ExecutionLogger:
     ) -> LogRecord:
         """Take one record; it has its id at once.
 
+        What is not said comes from the run and the step around (`run`), the task from the Celery
+        task that runs here.
         ``details`` becomes JSON when its batch leaves: do not change it any more. Raises
         ValueError for a level that is none.
         """
         if level not in LEVELS:
             raise ValueError(f"{level!r} is no level; there are: {', '.join(LEVELS)}")
+        around = here()
         # As LogRecord(…) does it, without a function between: a fifth of the whole call.
         record: LogRecord = _new(
             LogRecord,
             (
                 *stamp(),
-                *(level, category, step, message),
-                *(task_id, run_id, concept_id, agent, details, duration_ms),
+                *(level, category, step or around.step, message),
+                *(task_id or around.task_id or current_task_id(), run_id or around.run_id),
+                *(concept_id or around.concept_id, agent or around.agent, details, duration_ms),
             ),
         )
         waiting = len(self._buffer)
@@ -153,6 +159,25 @@ class ExecutionLogger:
     ) -> LogRecord:
         """A record of that level."""
         return self.log("critical", category, step, message, **fields)
+
+    def run(
+        self,
+        run_id: str | None = None,
+        *,
+        name: str = "run",
+        before: Callbacks = (),
+        after: Callbacks = (),
+        on_error: Callbacks = (),
+        **fields: str | None,
+    ) -> WorkflowRun:
+        """A workflow run as a block: ``with log.run(id) as run:`` or ``async with``.
+
+        ``before``, ``after`` and ``on_error`` are told of it; ``fields`` (category, agent,
+        concept_id) hold for everything logged inside. See `WorkflowRun`.
+        """
+        return WorkflowRun(
+            self, run_id, name=name, before=before, after=after, on_error=on_error, **fields
+        )
 
     def flush(self, timeout: float | None = 10.0) -> bool:
         """Have what was logged until now leave the memory of this process; whether it did
