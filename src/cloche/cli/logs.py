@@ -32,4 +32,4 @@ class LogCommands(LazyGroup):
     epilog="Run `cloche logs COMMAND --help` for the options and examples of a command.",
 )
 def logs() -> None:
-    """The execution log: what tasks, agents and workflows said, step by step."""
+    """The execution log: read it, send what waits on disk."""
