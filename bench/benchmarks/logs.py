@@ -24,7 +24,13 @@ def measure_sqlite(stage: Stage) -> Figures:
 def _measure(stage: Stage, url: str) -> Figures:
     database = Database(Settings.model_validate({"database": {"url": url}}))
     database.migrate()
-    stage.variables = {"BENCH_DATABASE": url, "CLOCHE_RUN_DIR": str(stage.folder / "run")}
+    stage.variables = {
+        "BENCH_DATABASE": url,
+        # `cloche worker` reads its settings here, whatever the application was made with.
+        "CLOCHE_DATABASE__URL": url,
+        "CLOCHE_BROKER__URL": stage.server.url,
+        "CLOCHE_RUN_DIR": str(stage.folder / "run"),
+    }
     copies = stage.case.contestant.copies if stage.case.contestant.worker else 0
     try:
         with stage.workers(queues=("logs",) if copies else ()) as workers:

@@ -33,29 +33,18 @@ def _alone(name: str, app: str, *benchmarks: str, share: float = 1.0) -> Contest
     )
 
 
+_COPIED = ("celery", "-A", "bench.apps.logs_copied", "worker", "-c", "2", "-Q", "{queue}")
+
 CONTESTANTS = (
     _alone("bare COPY", "logs_bare", "logs"),
     _alone("bare executemany", "logs_bare", "logs-sqlite"),
     _cloche("cloche prefork -c 2", "-P", "prefork", "-c", "2"),
     _cloche("cloche asyncio", "-P", "asyncio", "-c", "100"),
-    _cloche("cloche prefork -c 2, durable", "-P", "prefork", "-c", "2", BENCH_DURABLE="1"),
-    _cloche(
-        "cloche prefork -c 2, stock transport", "-P", "prefork", "-c", "2", BENCH_TRANSPORT="stock"
-    ),
+    _cloche("cloche durable", "-P", "prefork", "-c", "2", BENCH_DURABLE="1"),
+    _cloche("cloche on stock redis", "-c", "2", CLOCHE_BROKER__TRANSPORT="stock"),
     Contestant(
         "copied design, prefork -c 2",
-        (
-            "celery",
-            "-A",
-            "bench.apps.logs_copied",
-            "worker",
-            "-P",
-            "prefork",
-            "-c",
-            "2",
-            "-Q",
-            "{queue}",
-        ),
+        _COPIED,
         "bench.apps.logs_copied",
         _BOTH,
         environment="own",

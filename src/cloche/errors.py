@@ -10,7 +10,10 @@
     ├── DatabaseError           6   the database cannot be opened or migrated
     ├── ProcessError            1   a supervised process did not do what it should
     │   ├── NotReadyError       1   it was not ready in time
-    │   └── CrashLoopError      1   it ended again and again
+    │   ├── CrashLoopError      1   it ended again and again
+    │   ├── NotRunningError     1   no launcher runs here that could be asked
+    │   └── ExistingWorkerError 1   a worker of this application runs already, and may not
+    ├── NotInChargeError        1   another scheduler sends what this one would have sent
     ├── ExtraMissingError       2   an optional dependency is not installed
     ├── LogQueryError           2   a question about execution logs cannot be understood
     ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
@@ -28,6 +31,7 @@ A message answers three questions: what happened, why, what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar
 
@@ -65,6 +69,18 @@ def _rebuild(cls: type[ClocheError], what: str, why: str, fix: str) -> ClocheErr
     error = cls.__new__(cls)
     ClocheError.__init__(error, what, why=why, fix=fix)
     return error
+
+
+def to_fields(error: ClocheError) -> dict[str, str]:
+    """An error as plain text fields, to be told to another process."""
+    return {"type": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+
+
+def from_fields(fields: Mapping[str, str]) -> ClocheError:
+    """The error another process told; of an unknown type, a plain ClocheError."""
+    found = globals().get(fields["type"])
+    kind = found if isinstance(found, type) and issubclass(found, ClocheError) else ClocheError
+    return _rebuild(kind, fields["what"], fields["why"], fields["fix"])
 
 
 class SettingsError(ClocheError):
@@ -143,6 +159,18 @@ class NotReadyError(ProcessError):
 
 class CrashLoopError(ProcessError):
     """A process ended again and again; the message carries its last log lines."""
+
+
+class NotRunningError(ProcessError):
+    """No launcher runs in the run directory that could be asked."""
+
+
+class ExistingWorkerError(ProcessError):
+    """A worker of this application runs already, and it was said that none may."""
+
+
+class NotInChargeError(ClocheError):
+    """Another scheduler sends what this one would have sent."""
 
 
 class ExtraMissingError(ClocheError):

@@ -24,6 +24,29 @@ class Commands(LazyGroup):
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
         "up": Lazy("cloche.cli.up:up", "Start everything and stop it on Ctrl-C."),
+        "start": Lazy(
+            "cloche.cli.start:start",
+            "Start workers and scheduler in the background, or what is NAMEd.",
+        ),
+        "stop": Lazy(
+            "cloche.cli.stop:stop", "Stop everything, or what is NAMEd, and wait until it is gone."
+        ),
+        "restart": Lazy(
+            "cloche.cli.restart:restart",
+            "Start anew what is NAMEd, or everything but the broker, with the code of now.",
+        ),
+        "scale": Lazy("cloche.cli.scale:scale", "Let worker NAME have N processes."),
+        "ps": Lazy(
+            "cloche.cli.ps:ps", "Show every process: state, since when, queues, pool, load, tasks."
+        ),
+        "logs": Lazy(
+            "cloche.cli.logs:logs",
+            "What the processes print; and the execution log: what tasks and workflows said.",
+        ),
+        "wait": Lazy(
+            "cloche.cli.wait:wait",
+            "Wait until what was started is ready, also if nothing was started yet.",
+        ),
         "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
         "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
         "service": Lazy(
@@ -33,10 +56,19 @@ class Commands(LazyGroup):
             "cloche.cli.dashboard:dashboard",
             "Show health, workers, queues and recent tasks on a web page.",
         ),
-        "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
-        "logs": Lazy(
-            "cloche.cli.logs:logs", "The execution log: read it, send what waits on disk."
+        "health": Lazy(
+            "cloche.cli.health:health", "Tell whether everything works; exit code 0 or 1."
         ),
+        "tasks": Lazy(
+            "cloche.cli.tasks:tasks", "List registered tasks: module, queue, limits, retries."
+        ),
+        "schedules": Lazy(
+            "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
+        ),
+        "flower": Lazy(
+            "cloche.cli.flower:flower", "Run Flower on the application, with a generated password."
+        ),
+        "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),
     }
 

@@ -28,6 +28,13 @@ _OPTIONS = (
 )
 #: For commands whose output a machine may read.
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+#: For commands that may meet workers which others started.
+existing_option = click.option(
+    "--on-existing",
+    type=click.Choice(("adopt", "replace", "leave", "fail")),
+    help="Workers of this application that others started: adopt (count and watch them; the "
+    "default where nobody can be asked), replace, leave (start beside them), or fail.",
+)
 
 
 def settings_options(command: _Command) -> _Command:

@@ -19,6 +19,9 @@ from kombu.utils.uuid import uuid
 #: command -> worker -> what it replied
 Replies = dict[str, dict[str, Any]]
 
+#: (command, worker, what it replied): two workers of one name stay two
+Answers = tuple[tuple[str, str, Any], ...]
+
 #: Seconds to listen on after everybody expected has answered, for workers nobody expected.
 _LINGER = 0.15
 
@@ -29,11 +32,13 @@ class _Round:
 
     tickets: dict[str, str]
     replies: Replies = field(default_factory=dict)
+    answers: list[tuple[str, str, Any]] = field(default_factory=list)
 
     def take(self, body: Any, ticket: str) -> None:
         command = self.tickets.get(ticket)
         if command is not None and isinstance(body, dict):
             self.replies.setdefault(command, {}).update(body)
+            self.answers += [(command, worker, reply) for worker, reply in body.items()]
 
     def complete(self, expected: Collection[str]) -> bool:
         """Whether every expected worker has answered every question."""
@@ -56,6 +61,28 @@ def ask(
     Ends early once every ``expected`` worker has answered everything. Raises the
     connection's own errors when the broker cannot be used.
     """
+    return _ask(app, connection, commands, timeout, expected).replies
+
+
+def ask_each(
+    app: Celery,
+    connection: Connection,
+    commands: Iterable[str],
+    *,
+    timeout: float,
+    expected: Collection[str] = (),
+) -> Answers:
+    """As :func:`ask`, every single answer: also of workers that share a name."""
+    return tuple(_ask(app, connection, commands, timeout, expected).answers)
+
+
+def _ask(
+    app: Celery,
+    connection: Connection,
+    commands: Iterable[str],
+    timeout: float,
+    expected: Collection[str],
+) -> _Round:
     mailbox = app.control.mailbox(connection)
     with connection.channel() as channel:
         inbox = _inbox(mailbox)(channel)
@@ -66,7 +93,7 @@ def ask(
             _collect(connection, channel, inbox, questions, timeout, expected)
         finally:
             channel.after_reply_message_received(inbox.name)
-    return questions.replies
+    return questions
 
 
 def _inbox(mailbox: Any) -> Queue:

@@ -15,7 +15,7 @@ def workers_from(replies: Replies) -> tuple[WorkerSeen, ...]:
     """The workers that answered ``stats``, by name."""
     stats = replies.get("stats", {})
     return tuple(
-        _worker(
+        describe(
             name,
             stats[name],
             replies.get("active", {}).get(name),
@@ -26,7 +26,8 @@ def workers_from(replies: Replies) -> tuple[WorkerSeen, ...]:
     )
 
 
-def _worker(name: str, stats: dict[str, Any], active: object, queues: object) -> WorkerSeen:
+def describe(name: str, stats: dict[str, Any], active: object, queues: object) -> WorkerSeen:
+    """One worker, from its replies to the three questions (others' may be missing)."""
     pool = stats.get("pool") or {}
     total = stats.get("total") or {}
     return WorkerSeen(

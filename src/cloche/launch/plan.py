@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ from http.client import HTTPConnection, HTTPException
 from celery import Celery
 
 from cloche.backoff import Backoff
-from cloche.launch.pools import foreseen
-from cloche.launch.workers import declared_workers
+from cloche.launch.declared import Declared, declared, node_of
 from cloche.process.spec import ProcessSpec
 from cloche.settings import Settings
-from cloche.settings.model import WebSettings, WorkerSettings
+from cloche.settings.model import WebSettings
 
 #: Seconds a web server may take to stop before it is killed.
 WEB_GRACE = 10.0
@@ -30,27 +28,86 @@ RESTART = Backoff(first=0.5, factor=2, limit=30, jitter=0.2)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The processes, where a person finds the web pages (name -> URL), and the workers."""
+    """The declared workers, and how each process of the stack is run.
 
-    specs: tuple[ProcessSpec, ...]
-    pages: Mapping[str, str]
-    workers: Mapping[str, WorkerSettings]
-
-
-def plan(app: Celery, settings: Settings, environ: Mapping[str, str], *, broker: bool) -> Plan:
-    """Everything but the broker. ``environ`` is added to each child's environment.
-
-    ``broker`` says that a process named "broker" of this launcher must be ready first.
+    ``environ`` is added to each child's environment. ``own_broker`` is the embedded one, if
+    this launcher runs it: all others need it. ``extra`` are further processes, as they are.
     """
-    needs = ("broker",) if broker else ()
-    webs: dict[str, WebSettings] = {"service": settings.service, "dashboard": settings.dashboard}
-    workers = {name: foreseen(app, one) for name, one in declared_workers(settings).items()}
-    specs = [*_workers(app, settings, workers, environ, needs)]
-    if settings.beat.enabled:
-        specs.append(_beat(settings, environ, needs))
-    specs += [_web(name, web, environ, needs) for name, web in webs.items() if web.enabled]
-    pages = {name: page_url(web) for name, web in webs.items() if web.enabled}
-    return Plan(tuple(specs), pages, workers)
+
+    app: Celery
+    settings: Settings
+    environ: Mapping[str, str]
+    workers: Mapping[str, Declared]
+    own_broker: ProcessSpec | None = None
+    extra: tuple[ProcessSpec, ...] = ()
+
+    @property
+    def specs(self) -> tuple[ProcessSpec, ...]:
+        """Every process, the broker first."""
+        return (
+            *((self.own_broker,) if self.own_broker else ()),
+            *(spec for one in self.workers.values() for spec in self.processes(one)),
+            *self.others(),
+            *self.extra,
+        )
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Where a person finds the web pages: name -> URL."""
+        return {name: page_url(web) for name, web in self.webs().items()}
+
+    def webs(self) -> dict[str, WebSettings]:
+        """The web servers that are enabled."""
+        both: dict[str, WebSettings] = {
+            "service": self.settings.service,
+            "dashboard": self.settings.dashboard,
+        }
+        return {name: web for name, web in both.items() if web.enabled}
+
+    def processes(self, one: Declared) -> Iterator[ProcessSpec]:
+        """The processes of a declared worker."""
+        return (self.worker(one, label) for label in one.labels())
+
+    def worker(self, one: Declared, label: str) -> ProcessSpec:
+        """One process of a worker."""
+        stop = self.settings.stop
+        return ProcessSpec(
+            name=label,
+            group=one.name,
+            command=_cloche("worker", "--name", label, *one.arguments, "--supervised"),
+            env=self.environ,
+            needs=self._needs,
+            notify=True,
+            ready=WorkerReady(self.app, node_of(label)),
+            ready_timeout=60,
+            stop_signals=(
+                (signal.SIGTERM, stop.soft),
+                (signal.SIGQUIT, stop.grace - stop.soft),
+            ),
+            restart=RESTART,
+        )
+
+    def others(self) -> Iterator[ProcessSpec]:
+        """Scheduler and web servers."""
+        if self.settings.beat.enabled:
+            yield _beat(self.environ, self._needs)
+        for name, web in self.webs().items():
+            yield _web(name, web, self.environ, self._needs)
+
+    @property
+    def _needs(self) -> tuple[str, ...]:
+        return (self.own_broker.name,) if self.own_broker else ()
+
+
+def plan(
+    app: Celery,
+    settings: Settings,
+    environ: Mapping[str, str],
+    *,
+    own_broker: ProcessSpec | None = None,
+) -> Plan:
+    """Everything that is declared for ``app``."""
+    return Plan(app, settings, environ, declared(app, settings), own_broker)
 
 
 def page_url(web: WebSettings) -> str:
@@ -64,33 +121,7 @@ def _cloche(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "cloche", *arguments)
 
 
-def _workers(
-    app: Celery,
-    settings: Settings,
-    workers: Mapping[str, WorkerSettings],
-    environ: Mapping[str, str],
-    needs: tuple[str, ...],
-) -> Iterator[ProcessSpec]:
-    for name, worker in workers.items():
-        for number in range(1, (worker.processes or 1) + 1):
-            label = name if worker.processes == 1 else f"{name}-{number}"
-            yield ProcessSpec(
-                name=label,
-                command=_cloche("worker", "--name", label, "--like", name, "--supervised"),
-                env=environ,
-                needs=needs,
-                notify=True,
-                ready=WorkerReady(app, f"{label}@{socket.gethostname()}"),
-                ready_timeout=60,
-                stop_signals=(
-                    (signal.SIGTERM, settings.stop.soft),
-                    (signal.SIGQUIT, settings.stop.grace - settings.stop.soft),
-                ),
-                restart=RESTART,
-            )
-
-
-def _beat(settings: Settings, environ: Mapping[str, str], needs: tuple[str, ...]) -> ProcessSpec:
+def _beat(environ: Mapping[str, str], needs: tuple[str, ...]) -> ProcessSpec:
     return ProcessSpec(
         name="beat",
         command=_cloche("beat"),

@@ -1,20 +1,35 @@
-"""``cloche up``: everything a background-job system needs, in one command."""
+"""The launcher: ``cloche up`` in a terminal, ``cloche start`` behind one."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
+from typing import Any
 
-from cloche.errors import BrokerError, ClocheError, CrashLoopError, NotReadyError
-from cloche.launch import collector
+from cloche.errors import (
+    BrokerError,
+    ClocheError,
+    CrashLoopError,
+    NotReadyError,
+)
+from cloche.launch import collector, on_existing
+from cloche.launch.adopted import assign
 from cloche.launch.banner import banner
 from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
+from cloche.launch.commands import Commands
+from cloche.launch.declared import from_options
 from cloche.launch.environment import Environment, agree, child_environ, load_environment
+from cloche.launch.existing import ExistingWorker, existing_workers
+from cloche.launch.on_existing import DEFAULT, OnExisting, settle
 from cloche.launch.plan import Plan, plan
+from cloche.launch.roster import Roster
+from cloche.launch.stack import Stack
+from cloche.launch.watching import watched
 from cloche.launch.workers import unheard_queues
+from cloche.process.control import SOCKET, ControlServer
 from cloche.process.output import Output
 from cloche.process.port import claim
 from cloche.process.run_directory import RunDirectory
@@ -26,18 +41,40 @@ from cloche.settings import Resolved, Settings
 AT_ONCE = 130
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a launcher starts at first. ``names`` empty: workers and scheduler, and with
+    ``everything`` the pages too. ``worker`` is one of the command line: name and options."""
+
+    names: tuple[str, ...] = ()
+    everything: bool = True
+    worker: tuple[str, dict[str, Any]] | None = None
+    on_existing: OnExisting = DEFAULT
+    detached: bool = False
+
+
 class Up:
-    """One run of everything. ``ask`` decides about a broker that cannot be used.
+    """One run. ``ask`` decides about a broker that cannot be used, ``ask_existing`` about
+    workers that run already (without it ``wanted.on_existing`` does).
 
     ``begun`` is the monotonic time from which a start is counted.
     """
 
     def __init__(
-        self, resolved: Resolved, output: Output, *, begun: float, ask: Ask | None = None
+        self,
+        resolved: Resolved,
+        output: Output,
+        *,
+        begun: float,
+        wanted: Wanted | None = None,
+        ask: Ask | None = None,
+        ask_existing: on_existing.Ask | None = None,
     ) -> None:
         self._given = resolved
         self._output = output
+        self._wanted = wanted or Wanted()
         self._ask = ask
+        self._ask_existing = ask_existing
         self._begun = begun
         self._hurry = False
         self._thinking = 0.0
@@ -53,40 +90,69 @@ class Up:
         directory.lock()
         try:
             directory.reclaim(self._output.say)
-            claim_ports(environment.settings)
+            claim_ports(environment.settings, self._wanted)
             broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
-            return asyncio.run(self._serve(agree(environment, broker.url), broker, directory))
+            environment = agree(environment, broker.url)
+            existing: tuple[ExistingWorker, ...] = ()
+            if broker.embedded is None:  # an embedded one does not run yet
+                existing = self._settle_existing(environment, ask=self._ask_existing)
+            return asyncio.run(self._serve(environment, broker, directory, existing))
         finally:
             directory.unlock()
 
     async def _serve(
-        self, environment: Environment, broker: Broker, directory: RunDirectory
+        self,
+        environment: Environment,
+        broker: Broker,
+        directory: RunDirectory,
+        existing: tuple[ExistingWorker, ...],
     ) -> int:
         collector.resume()
         what = self._plan(environment, broker)
+        adopted = assign(environment.app, existing, what.workers)
+        taken = {one.label for one in adopted}
         supervisor = Supervisor(
-            what.specs, run_directory=directory, output=self._output, on_change=self._tell
+            [spec for spec in what.specs if spec.name not in taken],
+            run_directory=directory,
+            output=self._output,
+            on_change=lambda status: self._tell(stack, status),
         )
+        optional = (self._wanted.worker[0],) if self._wanted.worker else ()
+        say = self._output.say
+        stack = Stack(Roster(what, supervisor, adopted, say, optional), say)
+        commands = Commands(stack, self._given, lambda now: self._end(supervisor, now=now))
+        control = ControlServer(directory.socket_path(SOCKET), commands.handlers())
         self._listen(supervisor)
         try:
-            if await self._start(supervisor, environment.settings):
-                self._greet(environment, broker, what)
-                await supervisor.run()
+            await control.start()
+            if await self._start(stack, environment.settings):
+                stack.watch.start()
+                self._greet(environment, broker, stack)
+                commands.started = True
+                if broker.embedded is not None:  # before, nobody could have been asked
+                    await stack.settle_quietly(self._wanted.on_existing)
+                await watched(environment.app, environment.settings, supervisor, self._output.say)
         except (NotReadyError, CrashLoopError) as error:
             raise _explained(error, broker, supervisor) from error
         except BaseException:
             supervisor.kill()
             raise
+        finally:
+            stack.watch.close()
+            await control.close()
+        for one in stack.watch:
+            self._output.say(f"{one.worker.name} (pid {one.worker.pid}) was adopted and goes on")
         self._output.say("stopped")
         return AT_ONCE if self._hurry else 0
 
-    async def _start(self, supervisor: Supervisor, settings: Settings) -> bool:
+    async def _start(self, stack: Stack, settings: Settings) -> bool:
         """Start the processes and migrate the database at the same time.
 
         A database that cannot be used is the reason to tell, not the service that ends
         because of it.
         """
-        starting = asyncio.create_task(supervisor.start())
+        supervisor = stack.supervisor
+        starting = asyncio.create_task(supervisor.start(only=self._first(stack)))
         migration = asyncio.create_task(asyncio.to_thread(migrate, settings))
         await asyncio.wait((starting, migration), return_when=asyncio.FIRST_EXCEPTION)
         if migration.done() and migration.exception() is not None:
@@ -94,6 +160,26 @@ class Up:
             await asyncio.wait((starting,))
             await migration
         return await starting
+
+    def _first(self, stack: Stack) -> list[str]:
+        """The processes to start with."""
+        wanted = self._wanted
+        asked = [*wanted.names, *((wanted.worker[0],) if wanted.worker else ())]
+        names = stack.names(asked) if asked else stack.usual(everything=wanted.everything)
+        return [name for name in names if stack.watch.get(name) is None]
+
+    def _settle_existing(
+        self, environment: Environment, ask: on_existing.Ask | None
+    ) -> tuple[ExistingWorker, ...]:
+        """Find workers that run already and do as said; returns those to adopt."""
+        found = existing_workers(environment.app)
+        answer = self._wanted.on_existing
+        if found and ask is not None:
+            begun = time.monotonic()
+            self._output.flush()
+            answer = ask(found)
+            self._thinking += time.monotonic() - begun
+        return settle(found, answer, environment.settings.stop, self._output.say)
 
     def _timed(self, ask: Ask | None) -> Ask | None:
         """``ask``, its time taken: a person's thinking is no part of a start."""
@@ -112,11 +198,12 @@ class Up:
 
     def _plan(self, environment: Environment, broker: Broker) -> Plan:
         environ = child_environ(environment.resolved, broker.url)
-        ours = broker.embedded
-        most = plan(environment.app, environment.settings, environ, broker=ours is not None)
-        if ours is None:
-            return most
-        return replace(most, specs=(broker_spec(ours), *most.specs))
+        own = None if broker.embedded is None else broker_spec(broker.embedded)
+        what = plan(environment.app, environment.settings, environ, own_broker=own)
+        if self._wanted.worker is None:
+            return what
+        one = from_options(environment.app, environment.settings, *self._wanted.worker)
+        return replace(what, workers={**what.workers, one.name: one})
 
     def _listen(self, supervisor: Supervisor) -> None:
         loop = asyncio.get_running_loop()
@@ -124,43 +211,58 @@ class Up:
 
         def asked(name: str) -> None:
             if stops:
-                self._hurry = True
                 self._output.say(f"{name} again: stopping at once")
-                supervisor.kill()
-                return
-            self._output.say(f"{name}: stopping; once more to stop at once")
-            stops.add(loop.create_task(supervisor.stop()))
+            else:
+                self._output.say(f"{name}: stopping; once more to stop at once")
+            stops.add(loop.create_task(self._end(supervisor, now=bool(stops))))
 
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, asked, number.name)
 
-    def _tell(self, status: ProcessStatus) -> None:
+    async def _end(self, supervisor: Supervisor, *, now: bool) -> None:
+        """Stop everything, or (``now``) kill it."""
+        if now:
+            self._hurry = True
+            supervisor.kill()
+        await supervisor.stop()
+
+    def _tell(self, stack: Stack, status: ProcessStatus) -> None:
+        stack.tell(status)
         if status.state is ProcessState.CRASH_LOOP:
             self._output.say(
                 f"{status.name} ended again and again and is given up "
                 f"(exit code {status.exit_code}); the others go on"
             )
 
-    def _greet(self, environment: Environment, broker: Broker, what: Plan) -> None:
+    def _greet(self, environment: Environment, broker: Broker, stack: Stack) -> None:
+        what = stack.plan
+        started = {one.group for one in stack.status() if one.state is not ProcessState.STOPPED}
         workers = {
-            name: f"{worker.processes} × {worker.pool}, {worker.concurrency} at once"
-            for name, worker in what.workers.items()
+            name: f"{one.count} × {one.worker.pool}, {one.worker.concurrency} at once"
+            for name, one in what.workers.items()
+            if name in started
         }
+        workers |= {one.name: f"adopted: {one.worker.describe()}" for one in stack.watch}
+        pages = {name: url for name, url in what.pages.items() if name in started}
         took = time.monotonic() - self._begun - self._thinking
         self._output.say(f"ready in {took:.1f} s")
-        for line in banner(environment.resolved, broker, what.pages, workers):
+        for line in banner(environment.resolved, broker, pages, workers):
             self._output.say(line)
-        unheard = unheard_queues(environment.app, environment.settings)
+        unheard = unheard_queues(environment.app, what.settings)
         if unheard:
             self._output.say(f"no worker of this run consumes {', '.join(unheard)}")
-        self._output.say("Ctrl-C stops everything")
+        if not self._wanted.detached:
+            self._output.say("Ctrl-C stops everything")
 
 
-def claim_ports(settings: Settings) -> None:
+def claim_ports(settings: Settings, wanted: Wanted) -> None:
     """Make sure the web pages can have their ports. Raises PortTakenError."""
-    pages = [web for web in (settings.service, settings.dashboard) if web.enabled]
-    for web in pages:
-        claim(web.host, web.port, spare={page.port for page in pages})
+    both = {"service": settings.service, "dashboard": settings.dashboard}
+    pages = {name: web for name, web in both.items() if web.enabled}
+    chosen = wanted.names or wanted.worker or not wanted.everything
+    for name, web in pages.items():
+        if name in wanted.names or not chosen:
+            claim(web.host, web.port, spare={page.port for page in pages.values()})
 
 
 def migrate(settings: Settings) -> None:

@@ -25,6 +25,8 @@ from cloche.process.stopping import kill_carriers
 
 _POLL = 0.05
 _PIPE_BYTES = 256 * 1024
+#: Last lines of a process that are shown when it is given up.
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,14 @@ class Child:
             last_lines=self._around.output.tail(self.spec.name),
             exit_code=self._code,
             detail=self._listener.state.get("STATUS", "") if self._listener else "",
+            told=dict(self._listener.state) if self._listener else {},
+            group=self.spec.belongs_to,
         )
+
+    @property
+    def kept(self) -> bool:
+        """Whether somebody keeps it running (or tries to)."""
+        return self._task is not None and not self._task.done()
 
     def record(self, stop_order: int) -> ChildRecord:
         """This process for the state file."""
@@ -182,6 +191,7 @@ class Child:
             if ended.done():
                 return
             if ready.done():
+                self.failure = None  # of an earlier try
                 self.ready.set()
                 self._enter(ProcessState.READY)
                 self.settled.set()
@@ -235,6 +245,8 @@ class Child:
         times, window = len(self._crashes), self.spec.crash_window
         what = f"{self.spec.name} ended {times} times within {window:g} s and is given up"
         self._say(f"crash loop: {what} ({describe_exit(self._code)})")
+        for line in self._around.output.tail(self.spec.name)[-_SHOWN:]:
+            self._say(f"    {line}")
         self._enter(ProcessState.CRASH_LOOP)
         self._fail(CrashLoopError(what, why=self._why(), fix=self._where()))
         return True

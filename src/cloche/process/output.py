@@ -120,6 +120,11 @@ class Output:
             source.log.write(data)
         self._show(name, source, data.splitlines())
 
+    def show(self, name: str, lines: list[bytes]) -> None:
+        """Lines of a process that come from elsewhere than its pipe: its log file."""
+        self.add(name)
+        self._show(name, self._sources[name], lines)
+
     def tail(self, name: str) -> tuple[str, ...]:
         """The last lines a process printed."""
         source = self._sources.get(name)

@@ -28,6 +28,7 @@ class ProcessSpec:
     ``dies_with_launcher`` asks the kernel (Linux) for the first stop signal the moment the
     launcher dies: for everything but the broker, which must outlive the draining workers.
     The signal may come more than once (for each thread of the launcher that dies).
+    Processes of one ``group`` are replicas of one thing, told apart by their names.
     """
 
     name: str
@@ -46,12 +47,18 @@ class ProcessSpec:
     dies_with_launcher: bool = True
     keeps_data: bool = False
     colour: str | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ProcessError(f"{self.name!r} cannot be the name of a process")
         if not self.command:
             raise ProcessError(f"{self.name} has no command")
+
+    @property
+    def belongs_to(self) -> str:
+        """The group, which is the process's own name where it stands alone."""
+        return self.group or self.name
 
 
 def stop_order(specs: Sequence[ProcessSpec]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cloche.process.identity import Identity
@@ -25,7 +26,8 @@ class ProcessStatus:
     """One process now. ``since`` is the Unix time at which it entered ``state``.
 
     ``restarts`` counts since the supervisor's start; ``exit_code`` is of its last end
-    (negative: killed by that signal); ``detail`` is its own word (sd_notify ``STATUS=``).
+    (negative: killed by that signal); ``detail`` is its own word (sd_notify ``STATUS=``),
+    ``told`` all such words by their keys.
     """
 
     name: str
@@ -36,3 +38,5 @@ class ProcessStatus:
     last_lines: tuple[str, ...]
     exit_code: int | None = None
     detail: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""

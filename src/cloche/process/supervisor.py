@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cloche.errors import ProcessError
 from cloche.process.child import Child, Surroundings
@@ -51,8 +51,10 @@ class Supervisor:
         )
         self._make(specs)
 
-    async def start(self) -> bool:
+    async def start(self, only: Collection[str] | None = None) -> bool:
         """Start everything, each as soon as its needs are ready; True when all are.
+
+        ``only`` these and what they need; the rest is known and waits for :meth:`begin`.
 
         False when a stop was asked for meanwhile. Raises ProcessError if another launcher
         runs here, NotReadyError or CrashLoopError with the last lines of the culprit,
@@ -74,9 +76,53 @@ class Supervisor:
             self._unlock(locked_here)
             return False
         self._begun, self._locked_here = True, locked_here
-        for child in self._children.values():
+        chosen = self._with_needs(self._children if only is None else only)
+        for child in chosen:
             child.begin()
-        return await self._all_settled(tuple(self._children.values()))
+        return await self._all_settled(chosen)
+
+    async def begin(self, names: Collection[str]) -> bool:
+        """Start those of ``names`` that do not run, and what they need. As ``start``, but the
+        others go on when these fail.
+
+        Also out of a crash loop; those that run are let be.
+        """
+        if self._stopping is not None:
+            return False
+        chosen = self._with_needs(names)
+        for child in chosen:
+            if not child.kept:
+                child.begin()
+        return await self._all_settled(chosen, stop_on_failure=False)
+
+    async def halt(self, names: Collection[str], *, now: bool = False) -> None:
+        """Stop ``names``, those first that others do not need; they stay known.
+
+        ``now``: SIGKILL, but to what keeps data. Raises ProcessError while another process
+        that runs needs one of them.
+        """
+        chosen = [self._child(name) for name in names]
+        for child in chosen:
+            users = [user.spec.name for user in self._users(child) if user not in chosen]
+            if users:
+                raise ProcessError(
+                    f"{child.spec.name} is needed by {', '.join(users)}",
+                    fix="stop those too, or everything",
+                )
+        for number in sorted({self._order[child.spec.name] for child in chosen}):
+            leaving = [child for child in chosen if self._order[child.spec.name] == number]
+            for child in leaving:
+                if now and not child.spec.keeps_data:
+                    child.kill()
+            await asyncio.gather(*(child.stop() for child in leaving))
+            for child in leaving:
+                await asyncio.to_thread(
+                    kill_carriers,
+                    self._run_directory.instance,
+                    name=child.spec.name,
+                    say=self._output.say,
+                )
+        self._save()
 
     async def run(self) -> None:
         """Return when a stop has been completed; until then processes are kept running."""
@@ -105,34 +151,79 @@ class Supervisor:
         """The pid of the guard, while one runs."""
         return self._death_watch.pid
 
-    async def restart(self, name: str) -> bool:
-        """Stop one process and start it anew, also out of a crash loop. As ``start``."""
+    async def restart(
+        self, name: str, spec: ProcessSpec | None = None, *, now: bool = False
+    ) -> bool:
+        """Stop one process and start it anew, also out of a crash loop. As ``begin``.
+
+        With ``spec``, of the same name and needs, as another one. ``now``: SIGKILL, but to
+        what keeps data.
+        """
         child = self._child(name)
+        if now and not child.spec.keeps_data:
+            child.kill()
         await child.stop()
         if self._stopping is not None:
             return False
+        if spec is not None:
+            child.spec = spec
         child.begin()
         return await self._all_settled((child,), stop_on_failure=False)
 
     async def add(self, specs: Sequence[ProcessSpec]) -> bool:
-        """Start further processes. As ``start``, but the others go on when these fail."""
+        """Start further processes, and what they need. As ``begin``."""
+        self.know(specs)
+        return await self.begin([spec.name for spec in specs])
+
+    def know(self, specs: Sequence[ProcessSpec]) -> None:
+        """Take in further processes without starting them (see :meth:`begin`)."""
         self._order = stop_order([*self._specs(), *specs])
-        added = self._make(specs)
+        self._make(specs)
         self._save()
-        for child in added:
-            child.begin()
-        return await self._all_settled(added, stop_on_failure=False)
 
     async def remove(self, name: str) -> None:
         """Stop one process for good. Raises ProcessError while another needs it."""
-        child = self._child(name)
         users = [spec.name for spec in self._specs() if name in spec.needs]
         if users:
             raise ProcessError(f"{name} is needed by {', '.join(users)}")
-        await child.stop()
+        await self.halt((name,))
         self._children.pop(name, None)
         self._order = stop_order(self._specs())
         self._save()
+
+    @property
+    def instance(self) -> str:
+        """What all processes of this run carry in their environment."""
+        return self._run_directory.instance
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everything is being stopped, or has been."""
+        return self._stopping is not None
+
+    @property
+    def specs(self) -> tuple[ProcessSpec, ...]:
+        """What is known here, running or not."""
+        return tuple(self._specs())
+
+    def _with_needs(self, names: Iterable[str]) -> tuple[Child, ...]:
+        """The children of ``names`` and all they need, what is needed first."""
+        wanted: set[str] = set()
+        pending = list(names)
+        while pending:
+            name = pending.pop()
+            if name not in wanted:
+                wanted.add(name)
+                pending += self._child(name).spec.needs
+        return tuple(child for name, child in self._children.items() if name in wanted)
+
+    def _users(self, child: Child) -> list[Child]:
+        """Those that need ``child`` and run."""
+        return [
+            user
+            for user in self._children.values()
+            if child.spec.name in user.spec.needs and user.kept
+        ]
 
     def _make(self, specs: Sequence[ProcessSpec]) -> tuple[Child, ...]:
         """Children of ``specs``, what is needed before what needs it."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from cloche.settings.quantities import (
     Age,
@@ -24,14 +24,10 @@ from cloche.settings.quantities import (
     Seconds,
     TimeZone,
 )
+from cloche.settings.schedule import CatchUp, ScheduleSettings
+from cloche.settings.section import Section
 
 _Limits = TypeVar("_Limits", bound="TaskSettings | FamilySettings")
-
-
-class Section(BaseModel):
-    """A table of settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class BrokerSettings(Section):
@@ -71,6 +67,9 @@ class BrokerSettings(Section):
     publish_on_outage: Literal["raise", "spool"] = Field(
         "raise",
         description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
+    )
+    remind: Seconds = Field(
+        60, ge=1, description="Seconds between two log lines about an outage that lasts"
     )
     visibility_timeout: int = Field(
         3600,
@@ -174,14 +173,19 @@ class WorkerSettings(Section):
     processes: int | None = Field(
         None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
     )
+    sync_concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="asyncio: plain def tasks at once; unset: 8, and no more than concurrency",
+    )
     prefetch: int = Field(1, ge=0, description="Messages fetched ahead per slot")
     max_tasks_per_child: int | None = Field(
         1000,
         ge=1,
-        description="Tasks after which a pool process is replaced; asyncio: only if set here",
+        description="Tasks after which a process is replaced; not prefork: only if set here",
     )
     max_memory_per_child: Bytes | None = Field(
-        512 * 1024**2, ge=1, description="Resident bytes after which a pool process is replaced"
+        512 * 1024**2, ge=1, description="Resident bytes after which a process is replaced"
     )
 
 
@@ -190,6 +194,43 @@ class BeatSettings(Section):
 
     enabled: bool = Field(True, description="Whether cloche up runs the scheduler")
     max_interval: Seconds = Field(5, gt=0, description="Most seconds between looks at the schedule")
+    name: str | None = Field(
+        None,
+        min_length=1,
+        description="Of schedulers with one name on a broker one works; unset: the application's",
+    )
+    lock: Seconds = Field(
+        15, ge=1, description="Seconds of silence after which a stand-by scheduler takes over"
+    )
+    late: Seconds = Field(
+        30, description="Seconds after which a run that nobody has sent counts as missed"
+    )
+    catch_up: CatchUp = Field(
+        "once", description="Missed runs, when a scheduler is back: once for all of them, or skip"
+    )
+    schedules: dict[Name, ScheduleSettings] = Field(
+        default_factory=dict, description="Schedules by name, besides the application's own"
+    )
+
+
+class WatchdogSettings(Section):
+    """What ``cloche up`` does about a worker that lives and works no more."""
+
+    enabled: bool = Field(True, description="Whether deaf workers are restarted")
+    after: Seconds = Field(
+        60,
+        ge=1,
+        description="Seconds without progress, tasks waiting, after which a worker is deaf",
+    )
+
+
+class ReloadSettings(Section):
+    """Development: workers and scheduler are started anew when the project's code changes."""
+
+    enabled: bool = Field(False, description="As cloche up --reload says")
+    paths: tuple[Path, ...] = Field(
+        (Path("."),), min_length=1, description="Directories whose Python files are watched"
+    )
 
 
 class WebSettings(Section):
@@ -349,10 +390,15 @@ class Settings(Section):
         Field(default_factory=_default_families, description="Task families by name")
     )
     routes: tuple[Route, ...] = Field((), description="Routes, first match, the specific first")
+    expect_tasks: tuple[str, ...] = Field(
+        (), description="Tasks every worker must know; one that is missing is told at its start"
+    )
     workers: dict[Name, WorkerSettings] = Field(
         default_factory=dict, description="Workers by name; empty: simple mode"
     )
     beat: BeatSettings = Field(default_factory=BeatSettings)
+    watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)

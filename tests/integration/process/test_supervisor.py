@@ -375,6 +375,46 @@ def test_processes_are_added_and_removed_while_others_run(stage: Stage) -> None:
     stage.run([_sleeper("broker"), _sleeper("worker-1", needs=("broker",))], play)
 
 
+def test_only_what_is_chosen_starts_with_what_it_needs_and_the_rest_may_be_begun(
+    stage: Stage,
+) -> None:
+    async def play(supervisor: Supervisor) -> None:
+        assert await supervisor.start(only=("worker",))
+        assert now(supervisor, "broker").state is State.READY
+        assert now(supervisor, "web").state is State.STOPPED
+        first = now(supervisor, "worker").identity
+        assert await supervisor.begin(("worker", "web"))
+        assert now(supervisor, "web").state is State.READY
+        assert now(supervisor, "worker").identity == first
+        with pytest.raises(ProcessError, match="broker is needed by worker"):
+            await supervisor.halt(("broker", "web"))
+        await supervisor.halt(("web", "worker"))
+        await supervisor.halt(("broker",))
+        assert {status.state for status in supervisor.status()} == {State.STOPPED}
+        assert await supervisor.begin(("worker",))
+        assert now(supervisor, "broker").state is State.READY
+
+    needs = ("broker",)
+    stage.run([_sleeper("broker"), _sleeper("worker", needs=needs), _sleeper("web")], play)
+
+
+def test_a_restart_may_bring_another_command_and_ends_a_crash_loop(stage: Stage) -> None:
+    broken = _spec("worker", "exit 3", restart=QUICK, crash_limit=2)
+
+    async def play(supervisor: Supervisor) -> None:
+        assert await supervisor.start(only=())
+        with pytest.raises(CrashLoopError):
+            await supervisor.begin(("worker",))
+        assert now(supervisor, "worker").state is State.CRASH_LOOP
+        assert await supervisor.restart("worker", _sleeper("worker"))
+        assert now(supervisor, "worker").state is State.READY
+        before = now(supervisor, "worker").identity
+        assert await supervisor.restart("worker", now=True)
+        assert now(supervisor, "worker").identity != before
+
+    stage.run([broken], play)
+
+
 def test_a_state_file_that_cannot_be_written_stops_nobody(stage: Stage, ledger: Ledger) -> None:
     stage.directory.state_path.mkdir()
 
