@@ -27,7 +27,6 @@ _LOG_COLUMNS = {
     "async_p50_us": "in a loop p50",
     "async_p99_us": "p99",
     "producer_cpu_us": "producer CPU µs",
-    "cpu_us": "worker CPU µs",
 }
 
 _START_COLUMNS = {"warm_s": "warm s", "cold_s": "first s"}

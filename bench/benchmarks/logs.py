@@ -33,15 +33,11 @@ def _measure(stage: Stage, url: str) -> Figures:
     }
     copies = stage.case.contestant.copies if stage.case.contestant.worker else 0
     try:
-        with stage.workers(queues=("logs",) if copies else ()) as workers:
-            before = sum(worker.cpu() for worker in workers)
+        with stage.workers(queues=("logs",) if copies else ()):
             found = stage.drive("bench.drive_logs", "--count", str(stage.case.jobs), queue="logs")
-            spent = sum(worker.cpu() for worker in workers) - before
         _check(database, stage.case.jobs, found)
     finally:
         database.close()
-    if workers:
-        found["cpu_us"] = spent / stage.case.jobs * 1e6
     return found
 
 

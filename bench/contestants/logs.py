@@ -51,5 +51,5 @@ CONTESTANTS = (
         settings=("ignored",),
         share=0.05,
     ),
-    _alone("an INSERT each", "logs_rows", *_BOTH, share=0.1),
+    _alone("an INSERT each", "logs_rows", *_BOTH, share=0.02),
 )

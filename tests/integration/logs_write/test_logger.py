@@ -233,7 +233,7 @@ def test_what_the_cap_of_the_spool_takes_no_more_is_counted_exactly(
     stats = log.stats()
     assert stats.accepted == 3000
     assert stats.spooled + stats.dropped["spool full"] == 3000
-    assert stats.spooled > 300
+    assert 0 < stats.spooled < 3000
     assert stack_drops(stack) == {"spool full": stats.dropped["spool full"]}
     broker.start()
     wait_for("what was spooled", lambda: len(queued(broker)) == stats.spooled, 20)
