@@ -21,6 +21,7 @@ from bench.benchmarks import BENCHMARKS, Benchmark
 from bench.contestant import ENVIRONMENTS, ROOT, SETTINGS, Contestant, all_contestants
 from bench.errors import BenchError
 from bench.guard import guarding
+from bench.log_queries import log_queries
 from bench.run import Options, Run, machine, run_all
 from bench.server import serving
 
@@ -31,6 +32,7 @@ Examples:
   python -m bench drain --quick
   python -m bench drain publish --only celery --only huey --rounds 5
   python -m bench drain --setting production --jobs 2000 --json out.json
+  python -m bench log-queries --rows 1000000
 """
 _WIDTH = 120  # columns when the output is no terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
@@ -213,4 +215,7 @@ def _interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
+    # Questions to a database have no contestants and options of their own.
+    if sys.argv[1:2] == ["log-queries"]:
+        log_queries(sys.argv[2:], prog_name="python -m bench log-queries")
     main(prog_name="python -m bench")

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contestant import ROOT, Contestant, Setting
@@ -47,13 +47,18 @@ class Stage:
     marks: Marks
     folder: Path
     guard: Guard
+    variables: dict[str, str] = field(default_factory=dict)  # of workers and publisher
 
     def publish(self, job: str, slots: range, queue: str = "bench", *options: str) -> Figures:
         """Run the publisher (bench/drive.py); its figures, empty when it cannot do this job."""
+        numbers = ["--count", str(len(slots)), "--first", str(slots.start)]
+        return self.drive("bench.drive", job, *numbers, *options, queue=queue)
+
+    def drive(self, module: str, *words: str, queue: str = "bench") -> Figures:
+        """Run a module of the harness with the contestant's app; the figures it prints."""
         contestant = self.case.contestant
         python = str(contestant.bin / "python")
-        numbers = ["--count", str(len(slots)), "--first", str(slots.start)]
-        command = [python, "-m", "bench.drive", job, "--app", contestant.app, *numbers, *options]
+        command = [python, "-m", module, *words, "--app", contestant.app]
         environment = self._environment(queue, contestant.concurrency)
         log = self.folder / "publisher.log"
         with spawn(command, self.guard, log, environment, ROOT) as process:
@@ -124,6 +129,7 @@ class Stage:
             "RQ_REDIS_URL": self.server.url,
             "PATH": f"{self.case.contestant.bin}{os.pathsep}{os.environ.get('PATH', '')}",
             **self.case.contestant.variables,
+            **self.variables,
         }
 
     def _check(self, workers: list[Process], now: float, last: float, deadline: float) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What the tests drive and pip does not carry: Chromium, PostgreSQL and Debian's redis-server
-# (TLS, Sentinel, another version than the bundled Valkey). Installed when root; otherwise the
-# tests that need them are skipped with a loud line.
+# What the tests drive and pip does not carry: Chromium, PostgreSQL, RabbitMQ and Debian's
+# redis-server (TLS, Sentinel, another version than the bundled Valkey). Installed when root;
+# otherwise the tests that need them are skipped with a loud line.
 set -eu
 
 has() {
@@ -18,6 +18,7 @@ missing=
 has chromium chromium-browser google-chrome || missing="$missing chromium"
 has initdb || missing="$missing postgresql"
 has redis-server || missing="$missing redis-server"
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing="$missing rabbitmq-server"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.benchmarks import delayed, drain, idle, latency, publish, sleepers, start
+from bench.benchmarks import delayed, drain, idle, latency, logs, publish, sleepers, start
 from bench.contestant import SETTINGS, Setting
 from bench.figures import Figures
 from bench.stage import Case, Stage
@@ -19,6 +19,15 @@ _JOB_COLUMNS = {
     "rss_mib": "RSS MiB",
 }
 _DELAY_COLUMNS = {"p50_ms": "p50 ms", "p99_ms": "p99 ms", "worst_ms": "worst ms"}
+
+_LOG_COLUMNS = {
+    "rate": "rows/s",
+    "p50_us": "log() p50 µs",
+    "p99_us": "p99 µs",
+    "async_p50_us": "in a loop p50",
+    "async_p99_us": "p99",
+    "producer_cpu_us": "producer CPU µs",
+}
 
 _START_COLUMNS = {"warm_s": "warm s", "cold_s": "first s"}
 
@@ -154,5 +163,23 @@ BENCHMARKS = (
         "",
         1,
         higher_is_better=False,
+    ),
+    Benchmark(
+        "logs",
+        "execution-log records from log() to their rows in PostgreSQL, one producer",
+        logs.measure_postgresql,
+        lambda case: 1,
+        _LOG_COLUMNS,
+        "bare COPY",
+        100_000,
+    ),
+    Benchmark(
+        "logs-sqlite",
+        "the same to SQLite",
+        logs.measure_sqlite,
+        lambda case: 1,
+        _LOG_COLUMNS,
+        "bare executemany",
+        100_000,
     ),
 )

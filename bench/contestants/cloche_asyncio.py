@@ -1,11 +1,10 @@
-"""Cloche's asyncio pool under stock Celery's worker command."""
+"""Cloche's worker with its asyncio pool, its jobs coroutines."""
 
 from __future__ import annotations
 
 from bench.contestant import SETTINGS, Contestant, Setting
 
 _APP = "bench.apps.cloche_asyncio"
-_POOL = "cloche.aio.pool:TaskPool"
 
 
 def _asyncio(
@@ -17,19 +16,18 @@ def _asyncio(
     share: float = 1.0,
     settings: tuple[Setting, ...] = SETTINGS,
 ) -> Contestant:
-    """As contestants/cloche.py starts the other pools."""
+    """As contestants/cloche.py starts the other pools; the app says whether events are on."""
+    pool = ("-P", "asyncio", "-c", "{concurrency}")
     return Contestant(
         name=name,
-        worker=("celery", "-A", _APP, "worker", "-P", "custom", "-c", "{concurrency}"),
+        worker=("cloche", "worker", "-A", _APP, *pool, "-Q", "{queue}", "-l", "WARNING"),
         app=_APP,
         benchmarks=benchmarks,
         environment="own",
         settings=settings,
-        production=("-E",),
         concurrency=concurrency,
         copies=copies,
         share=share,
-        variables={"CELERY_CUSTOM_WORKER_POOL": _POOL},
     )
 
 

@@ -2,11 +2,13 @@
 
 The application: :func:`create_app`, :func:`harden`.
 Coroutines: :func:`async_task`, :class:`AsyncTask`, :func:`resource`, :func:`close_resources`.
+Outages: :func:`resilient`, :class:`Resilience`.
 Sending: :func:`publish_many`, :func:`map_delay`; waiting: :func:`aget`.
 Settings: :func:`load`, :class:`Settings`.
 Processes: :class:`Supervisor`, :func:`discover_existing_workers`,
 :func:`stop_all_existing_workers`.
 Downloads: :class:`Downloads`.
+The execution log: :class:`ExecutionLogger`, :class:`LogRecord`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
     from cloche.aio.results import aget
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
+    from cloche.app.resilience import Resilience, resilient
     from cloche.broker.publish_many import map_delay, publish_many
     from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
+    from cloche.logs.logger import ExecutionLogger
+    from cloche.logs.record import LogRecord
     from cloche.process.supervisor import Supervisor
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncTask",
     "Downloads",
+    "ExecutionLogger",
+    "LogRecord",
+    "Resilience",
     "Settings",
     "Supervisor",
     "aget",
@@ -39,6 +47,7 @@ __all__ = [
     "load",
     "map_delay",
     "publish_many",
+    "resilient",
     "resource",
     "stop_all_existing_workers",
 ]
@@ -46,6 +55,8 @@ __all__ = [
 _HOMES = {
     "create_app": "cloche.app",
     "harden": "cloche.app",
+    "Resilience": "cloche.app.resilience",
+    "resilient": "cloche.app.resilience",
     "AsyncTask": "cloche.aio.task",
     "async_task": "cloche.aio.task",
     "close_resources": "cloche.aio.resources",
@@ -59,6 +70,8 @@ _HOMES = {
     "Supervisor": "cloche.process.supervisor",
     "discover_existing_workers": "cloche.launch.discovery",
     "stop_all_existing_workers": "cloche.launch.discovery",
+    "ExecutionLogger": "cloche.logs.logger",
+    "LogRecord": "cloche.logs.record",
 }
 
 

@@ -13,9 +13,13 @@
     │   ├── CrashLoopError      1   it ended again and again
     │   ├── NotRunningError     1   no launcher runs here that could be asked
     │   └── ExistingWorkerError 1   a worker of this application runs already, and may not
+    ├── NotInChargeError        1   another scheduler sends what this one would have sent
     ├── ExtraMissingError       2   an optional dependency is not installed
+    ├── LogQueryError           2   a question about execution logs cannot be understood
+    ├── WorkflowError           1   a workflow run or step is used in a way that cannot work
     ├── CoroutineTaskError      5   a coroutine task is declared or called in a way that cannot work
     ├── TaskCancelledError          the body of a coroutine task was cancelled by nobody's wish
+    ├── SpoolFullError          1   the execution log's files on disk have reached their cap
     └── DownloadError           1   a download failed
         ├── EgressRefusedError      the address must not be contacted (SSRF guard)
         ├── DownloadRefusedError    asking again cannot help (404, too large, wrong checksum)
@@ -165,10 +169,24 @@ class ExistingWorkerError(ProcessError):
     """A worker of this application runs already, and it was said that none may."""
 
 
+class NotInChargeError(ClocheError):
+    """Another scheduler sends what this one would have sent."""
+
+
 class ExtraMissingError(ClocheError):
     """An optional dependency is not installed; the message names the extra."""
 
     exit_code = 2
+
+
+class LogQueryError(ClocheError):
+    """A question about execution logs cannot be understood."""
+
+    exit_code = 2
+
+
+class WorkflowError(ClocheError):
+    """A workflow run or one of its steps is used in a way that cannot work."""
 
 
 class CoroutineTaskError(ClocheError):
@@ -179,6 +197,10 @@ class CoroutineTaskError(ClocheError):
 
 class TaskCancelledError(ClocheError):
     """The body of a coroutine task ended with CancelledError though nobody cancelled the task."""
+
+
+class SpoolFullError(ClocheError):
+    """The execution log's files on disk have reached their cap (``logs.max_spool``)."""
 
 
 class DownloadError(ClocheError):

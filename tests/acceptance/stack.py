@@ -55,13 +55,13 @@ class Stack:
     ) -> None:
         self.directory = directory
         self.service_port, self.dashboard_port = free_port(), free_port()
-        self.environ = clean_environ(
-            CLOCHE_SERVICE__PORT=str(self.service_port),
-            CLOCHE_DASHBOARD__PORT=str(self.dashboard_port),
-            CLOCHE_BROKER__EMBEDDED="always",
-            CLOCHE_DOWNLOAD__ALLOW_NETWORKS='["127.0.0.0/8"]',
-            **(environ or {}),
-        )
+        defaults = {
+            "CLOCHE_SERVICE__PORT": str(self.service_port),
+            "CLOCHE_DASHBOARD__PORT": str(self.dashboard_port),
+            "CLOCHE_BROKER__EMBEDDED": "always",
+            "CLOCHE_DOWNLOAD__ALLOW_NETWORKS": '["127.0.0.0/8"]',
+        }
+        self.environ = clean_environ(**{**defaults, **(environ or {})})
         self.arguments = arguments
         self.log = directory / "up.log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -13,12 +13,13 @@ ROOT = Path(cloche.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors records backoff",
+        "errors records backoff outages",
         "settings",
         "broker aio process database",
         "app history cluster logs scripts",
         "tasks metrics alerts doctor launch testing",
-        "web terminal contrib generate celery",
+        "web terminal generate celery",
+        "contrib",
         "cli",
     )
 )

@@ -103,9 +103,15 @@ def test_every_queue_named_anywhere_is_declared_apart_from_the_others() -> None:
     def asks() -> None: ...
 
     assert consumed_queues(app)[0] == "default"
-    assert set(consumed_queues(app)) == {"default", "alpha", "download_queue"}
+    assert set(consumed_queues(app)) == {
+        "default",
+        "alpha",
+        "download_queue",
+        "logs",
+        "maintenance_queue",
+    }
     bindings = {(queue.exchange.name, queue.routing_key) for queue in app.conf.task_queues}
-    assert len(bindings) == 3, "two queues that share exchange and key both get every message"
+    assert len(bindings) == 5, "two queues that share exchange and key both get every message"
 
 
 def test_a_route_that_matches_no_task_is_found() -> None:

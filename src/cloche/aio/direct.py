@@ -10,39 +10,23 @@ other serializers, older protocols, whatever cannot be read.
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import weakref
-from base64 import b64decode
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-import orjson
-from celery import signals
-from celery.app import trace as stock_trace
-from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
-from celery.worker import state, strategy
-from celery.worker.request import Request
+from celery.worker import state
 
 from cloche.aio.direct_events import Eventer, HubEventer
 from cloche.aio.direct_hub import HubCalls
-from cloche.aio.direct_request import Setting, received_fields, request_class
+from cloche.aio.direct_plain import PlainMessages, is_stock
+from cloche.aio.direct_request import Setting, request_class
 from cloche.aio.direct_store import BatchStore
 from cloche.aio.tracer import Trace, build, is_coroutine_task
 
 logger = get_logger("cloche.aio")
 
-#: The strategy whose steps these are: tasks with others take Celery's way.
-STRATEGY = "celery.worker.strategy:default"
-
-#: Headers that make a message something else than a plain one.
-_SPECIAL = ("eta", "expires", "compression", "x-delivery-count", "stamped_headers")
-
 #: Seconds the last results and events may take.
 PATIENCE = 15
-
-_decode_body = json.JSONDecoder().decode  # orjson would make floats of long integers
 
 
 class Fetched(Protocol):
@@ -53,17 +37,15 @@ class Fetched(Protocol):
     raw: bytes
 
 
-class DirectPath:
+class DirectPath(PlainMessages):
     """What a consumer with the direct path has besides Celery's. One per connection."""
 
     def __init__(self, consumer: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._consumer = consumer
+        super().__init__(consumer)
         self._loop = loop
         self._hub = HubCalls(consumer.hub)
         channel = consumer.task_consumer.channel
         self._path = channel.fetch_directly(loop, self.deliver)
-        accepted = consumer.task_consumer.accept
-        self._decodes = accepted is None or "application/json" in accepted
         self._events = _event_writer(consumer.event_dispatcher, loop)
         self._eventer: Any
         if self._events is not None:
@@ -78,11 +60,10 @@ class DirectPath:
             connection_errors=consumer.connection_errors,
             line=self,
         )
-        #: Tasks whose messages can be plain: their requests' classes by name.
-        self._classes: Mapping[str, type[Any]] = {}
         self._traces: dict[str, Trace] = {}
         self._store = BatchStore(consumer.pool.writers)
-        self._does_info = strategy.logger.isEnabledFor(logging.INFO)
+        self._path.finished = lambda: self._store.waiting
+        self._store.on_waiting = self._path.intake.room
         self._open: dict[str, Any] = {}
         #: Messages that took the direct way, and that took Celery's.
         self.plain = self.others = 0
@@ -95,7 +76,7 @@ class DirectPath:
         self._classes = {
             name: request_class(task, self._setting)
             for name, task in consumer.app.tasks.items()
-            if self._decodes and _is_stock(task) and is_coroutine_task(task)
+            if self._decodes and is_stock(task) and is_coroutine_task(task)
         }
         self._traces = {
             name: build(consumer.app.tasks[name], consumer.app, consumer.hostname, self._store)
@@ -177,59 +158,9 @@ class DirectPath:
     def _opened(self, one: Any) -> Any:
         """The request in a plain message, else None."""
         raw = one.raw
-        if (
-            len(raw) > self._path.most_bytes
-            or b'"__type__"' in raw
-            or one.queue not in self._path.queues
-        ):
+        if len(raw) > self._path.most_bytes or one.queue not in self._path.queues:
             return None
-        try:
-            envelope = orjson.loads(raw)
-            headers, properties = envelope["headers"], envelope["properties"]
-            made = self._classes.get(headers["task"])
-            if made is None or not self._plain(envelope, headers, properties):
-                return None
-            body = b64decode(envelope["body"])
-            if b'"__type__"' in body:
-                return None
-            payload = _decode_body(body.decode())
-            properties["delivery_tag"] = self._path.tag(one.field)
-            return made(envelope, payload)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None  # the channel and Celery say what is wrong with it
-
-    def _plain(self, envelope: Any, headers: Any, properties: Any) -> bool:
-        """Whether all that Celery's way would do to it is done here."""
-        consumer = self._consumer
-        for name in _SPECIAL:
-            if headers.get(name):
-                return False
-        return (
-            envelope["content-type"] == "application/json"
-            and envelope["content-encoding"] == "utf-8"
-            and properties["body_encoding"] == "base64"
-            and headers["id"] not in state.revoked
-            and (consumer.disable_rate_limits or consumer.task_buckets[headers["task"]] is None)
-        )
-
-    def _receive(self, request: Any) -> None:
-        """celery.worker.strategy.default: log, signal, event, state."""
-        if self._does_info:
-            context = {
-                "id": request.id,
-                "name": request.name,
-                "args": request._argsrepr,
-                "kwargs": request._kwargsrepr,
-                "eta": None,
-            }
-            strategy.logger.info(stock_trace.LOG_RECEIVED, context, extra={"data": context})
-        if signals.task_received.receivers:
-            signals.task_received.send(sender=self._consumer, request=request)
-        if self._eventer.enabled and request._task.send_events:
-            self._eventer.send("task-received", **received_fields(request))
-        state.task_reserved(request)
-        for callback in self._consumer.on_task_message:
-            callback(request)
+        return self._request(raw, self._path.tag(one.field))
 
     def _hand_over(self, request: Any) -> None:
         """celery.worker.request.Request.execute_using_pool."""
@@ -256,12 +187,6 @@ class DirectPath:
     def message(self, envelope: dict[str, Any]) -> Any:
         """kombu's view of it."""
         return self._path.message(envelope)
-
-
-def _is_stock(task: Any) -> bool:
-    kind = symbol_by_name(task.Request)
-    ours = kind is Request or vars(kind).get("begins_directly", False)
-    return bool(task.Strategy == STRATEGY and ours)
 
 
 def _event_writer(dispatcher: Any, loop: asyncio.AbstractEventLoop) -> Any:

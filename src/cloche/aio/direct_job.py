@@ -77,7 +77,8 @@ class DirectJob(Job):
         watchdog = pool.watchdog
         if self.soft or self.hard:
             watchdog.began(self)
-        watchdog.runs(self, pool.loop.create_task(self._run()))
+        task = self.run.task = pool.loop.create_task(self._run())
+        watchdog.runs(self, task)
 
     async def _run(self) -> None:
         request = self._request

@@ -30,7 +30,7 @@ class DirectStep(bootsteps.StartStopStep):
         if not offered(consumer):
             return
         make_walkable()
-        collect_less()
+        collect_less(consumer.pool.limit)
         self._path = DirectPath(consumer, consumer.pool.loop)
         self._path.start()
         logger.debug("tasks are fetched directly into the pool's loop")

@@ -20,6 +20,10 @@ class BatchStore:
 
     def __init__(self, writers: Writers) -> None:
         self._writers = writers
+        #: Runs that are over but for their result, which is on its way.
+        self.waiting = 0
+        #: Called when there is one more of them.
+        self.on_waiting: Callable[[], object] = _nothing
         self._by_task: dict[str, Any] = {}
         self._by_backend: dict[str, Any] = {}
 
@@ -33,7 +37,12 @@ class BatchStore:
         if writer is None or context.chord:
             await self._writers.done(task, context, retval, publish)
         elif publish:
-            await writer.store(context.id, retval, states.SUCCESS, request=context)
+            self.waiting += 1
+            self.on_waiting()
+            try:
+                await writer.store(context.id, retval, states.SUCCESS, request=context)
+            finally:
+                self.waiting -= 1
 
     def _writer(self, task: Task) -> Any:
         try:
@@ -53,3 +62,7 @@ class BatchStore:
         """Store what waits; close."""
         for writer in self._by_backend.values():
             await writer.stop()
+
+
+def _nothing() -> None:
+    """Nobody asked to be told."""

@@ -27,12 +27,14 @@ class Drive:
 
     __slots__ = ("_asked", "_pending", "_task", "coroutine", "done", "thrown")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], task: asyncio.Task[Any] | None = None
+    ) -> None:
         self.coroutine = coroutine
         #: The last exception that was thrown in, as it was given to :meth:`throw`.
         self.thrown: BaseException | None = None
         self.done = False
-        self._task: asyncio.Task[Any] | None = None
+        self._task = task
         self._pending: BaseException | None = None
         self._asked = 0
 
@@ -67,7 +69,8 @@ class Drive:
         loop.call_soon_threadsafe(self.throw, exc)
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        self._task = asyncio.current_task()
+        if self._task is None:
+            self._task = asyncio.current_task()
         coroutine = self.coroutine
         send = coroutine.send
         try:

@@ -25,9 +25,12 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Run the job now, or when its turn comes."""
-        self._waiting.append(job)
-        if self.running < self.limit:
-            self.fill()
+        if self._waiting or not self._took_slot():
+            self._waiting.append(job)
+            if self.running < self.limit:
+                self.fill()
+        else:
+            self._begin(job)
 
     def release(self) -> None:
         """A running job has ended: its slot is free."""
@@ -44,13 +47,23 @@ class Lane:
                     return
                 self.running += 1
                 job = self._waiting.popleft()
-            took = False
-            try:
-                took = self._start(job)
-            finally:
-                if not took:
-                    with self._lock:
-                        self.running -= 1
+            self._begin(job)
+
+    def _took_slot(self) -> bool:
+        with self._lock:
+            if self.running >= self.limit:
+                return False
+            self.running += 1
+            return True
+
+    def _begin(self, job: Job) -> None:
+        took = False
+        try:
+            took = self._start(job)
+        finally:
+            if not took:
+                with self._lock:
+                    self.running -= 1
 
     def remove(self, job: Job) -> bool:
         """Take a waiting job out. False if it does not wait."""

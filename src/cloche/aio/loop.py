@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import wait
@@ -16,6 +17,11 @@ from typing import Any, ClassVar
 
 from celery import signals
 from celery.utils.log import get_logger
+
+if sys.platform == "win32":
+    from asyncio import new_event_loop
+else:
+    from uvloop import new_event_loop  # decision 0025
 
 logger = get_logger(__name__)
 
@@ -32,7 +38,7 @@ class LoopThread:
     _last_words: ClassVar[list[Callable[[], Awaitable[None]]]] = []
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self._stopping = False
         started = threading.Event()
         self._thread = threading.Thread(

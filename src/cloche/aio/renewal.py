@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+from threading import Event
 from time import monotonic
 
 import psutil
@@ -18,10 +19,15 @@ from celery.platforms import EX_OK
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 
+from cloche.aio.loop import stop_loop
+
 logger = get_logger("cloche.aio")
 
 #: Seconds between two looks at the memory.
 LOOK = 1.0
+
+#: Set once somebody wants this process to end: it is not to begin anew.
+unwanted = Event()
 
 
 class Renewal:
@@ -54,7 +60,10 @@ class Renewal:
 
 
 def execute_again() -> None:
-    """Replace this process by a new one of the same command line and id."""
+    """Replace this process by a new one of the same command line and id, if it is wanted."""
+    if unwanted.is_set():
+        return
+    stop_loop()  # libuv ends a process whose files are closed under it
     logging.shutdown()
     platforms.close_open_fds([sys.__stdin__, sys.__stdout__, sys.__stderr__])
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -19,7 +20,7 @@ _lock = threading.Lock()
 class Run:
     """What others need of a run: to throw into it, and to decide its fate before it does."""
 
-    __slots__ = ("__weakref__", "_drive", "_early", "fate", "softened")
+    __slots__ = ("__weakref__", "_drive", "_early", "fate", "softened", "task")
 
     def __init__(self) -> None:
         self._drive: Drive | None = None
@@ -28,6 +29,8 @@ class Run:
         self.fate: str | None = None
         #: Whether the soft limit was raised in the body.
         self.softened = False
+        #: The asyncio task it runs in, where somebody has told.
+        self.task: asyncio.Task[Any] | None = None
 
     def settle(self, fate: str) -> bool:
         """Claim how this run ends. False if that is certain already. From any thread."""
@@ -39,7 +42,7 @@ class Run:
 
     def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Drive:
         """The body, ready to be awaited; what was thrown too early meets it there."""
-        self._drive = Drive(coroutine)
+        self._drive = Drive(coroutine, self.task)
         if self._early is not None:
             self._drive.throw(self._early)
         return self._drive

@@ -12,6 +12,8 @@ from celery.events.dispatcher import EventDispatcher
 from celery.utils.time import utcoffset
 from kombu.asynchronous import get_event_loop
 
+from cloche.broker.direct_events import encoded
+
 #: Seconds the first event of many waits for others.
 MOMENT = 0.02
 
@@ -64,6 +66,27 @@ class Dispatcher(EventDispatcher):
             hours = utcoffset()
             self._offset = (now + 1, hours)
         return int(hours)
+
+    def _publish(self, event: Any, producer: Any, routing_key: str, **options: Any) -> None:
+        """As Celery's; a list of events is encoded here, several times faster."""
+        if type(event) is not list or self.serializer != "json" or producer is None:
+            super()._publish(event, producer, routing_key, **options)
+            return
+        try:
+            producer.publish(
+                encoded(event).decode(),
+                routing_key=routing_key,
+                exchange=self.exchange.name,
+                declare=[self.exchange],
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers=self.headers,
+                delivery_mode=self.delivery_mode,
+            )
+        except Exception:
+            if not self.buffer_while_offline:
+                raise
+            self._outbound_buffer.append((event, routing_key))
 
     def _plan(self) -> None:
         """From any thread: have all flushed a moment after the first."""

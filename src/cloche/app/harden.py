@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Queue
 from pydantic import SecretStr
 
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
+from cloche.app.rabbitmq import declared_queue, leave_rabbitmq, use_rabbitmq
 from cloche.app.routing import all_routes, celery_routes, declared_names
+from cloche.app.schedules import add_schedules
 from cloche.app.task import Task, publish_quickly
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import SettingsError
@@ -28,7 +30,11 @@ from cloche.settings.celery_keys import (
 from cloche.settings.model import Settings
 
 #: Task modules of the families Cloche ships; imported by the worker, never from here.
-FAMILY_MODULES: Mapping[str, str] = {"download": "cloche.tasks.download"}
+FAMILY_MODULES: Mapping[str, str] = {
+    "download": "cloche.tasks.download",
+    "logs": "cloche.tasks.logs",
+    "maintenance": "cloche.tasks.maintenance",
+}
 #: The queue of unrouted tasks in applications made by :func:`create_app`.
 DEFAULT_QUEUE = "default"
 
@@ -81,7 +87,7 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     settings = settings or found_settings()
     before = restore(app)
     applied, left = [], []
-    for default in (*celery_defaults(settings), *_own_queue(app, settings)):
+    for default in (*celery_defaults(settings, _own_broker(app)), *_own_queue(app, settings)):
         # Celery treats a key given with another spelling or name space as the same key.
         if not app.conf.value_set_for(default.key):
             app.conf[default.key] = default.value
@@ -95,7 +101,9 @@ def harden(app: Celery, settings: Settings | None = None) -> Hardened:
     notes = _refuse_contradiction(applied)
     _add_routes(app, settings)
     _add_families(app, settings)
+    add_schedules(app, settings)
     notes += _add_limits(app, settings)
+    notes += use_rabbitmq(app, settings)
     written = _written(app, before)
     done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
     app.cloche_settings, app.cloche_hardened = settings, done
@@ -124,6 +132,14 @@ def found_settings() -> Settings:
     return settings.model_copy(update={"broker": broker})
 
 
+def _own_broker(app: Celery) -> str | None:
+    """The broker the application names itself."""
+    if not app.conf.value_set_for("broker_url"):
+        return None
+    first: str | None = next(iter(_as_list(app.conf["broker_url"])), None)
+    return first
+
+
 def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
     """The default queue of an application we made; an existing one keeps its own."""
     name = getattr(app, "cloche_queue", None)
@@ -139,6 +155,7 @@ def restore(app: Celery) -> dict[str, Any]:
     (``app.conf.changes``).
     """
     app.conf.finalize()
+    leave_rabbitmq(app)
     earlier: Hardened = getattr(app, "cloche_hardened", None) or Hardened((), ())
     changes = app.conf.changes
     for key, written in earlier.written.items():
@@ -196,12 +213,12 @@ def _add_routes(app: Celery, settings: Settings) -> None:
     missing = [name for name in declared_names(app) if name not in _declared(app)]
     queues = app.conf.task_queues
     if isinstance(queues, Mapping):
-        shapes = {name: {"exchange": name, "routing_key": name} for name in missing}
-        app.conf.task_queues = {**queues, **shapes}
+        declared = {name: declared_queue(app, settings, name) for name in missing}
+        app.conf.task_queues = {**queues, **declared}
     else:
         # A Queue without exchange and key of its own would share the default queue's
         # and receive a copy of its messages (celery.app.amqp.Queues.add).
-        new = [_queue(app, name) for name in missing]
+        new = [declared_queue(app, settings, name) for name in missing]
         app.conf.task_queues = [*(queues or ()), *new]
 
 
@@ -215,13 +232,6 @@ def _as_list(value: Any) -> list[Any]:
 def _declared(app: Celery) -> set[str]:
     queues = app.conf.task_queues or ()
     return {queue.name if isinstance(queue, Queue) else str(queue) for queue in queues}
-
-
-def _queue(app: Celery, name: str) -> Queue:
-    if name == app.conf.task_default_queue:
-        exchange, key = app.conf.task_default_exchange, app.conf.task_default_routing_key
-        return Queue(name, Exchange(exchange, app.conf.task_default_exchange_type), key)
-    return Queue(name, Exchange(name, "direct"), routing_key=name)
 
 
 def _add_families(app: Celery, settings: Settings) -> None:

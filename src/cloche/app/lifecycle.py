@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, signals
@@ -12,8 +13,11 @@ from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
 from cloche.aio.check import unawaited
+from cloche.aio.renewal import unwanted
+from cloche.app.pulse import feel_pulse
+from cloche.app.registration import registration_problems
 from cloche.app.repeats import limit_repeats
-from cloche.app.routing import all_routes, unmatched_routes
+from cloche.app.voices import give_voices
 from cloche.process.notify import notify
 from cloche.settings import mask_url
 from cloche.settings.model import WorkerSettings
@@ -35,8 +39,11 @@ def connect_lifecycle(app: Celery) -> None:
     def begins(sender: Any, **_: Any) -> None:
         if sender.app is app:
             recycle_as_asked(app, sender)
+            feel_pulse(app)
+            give_voices(app)
 
     def shutting_down(sender: Any, how: str = "", **_: Any) -> None:
+        unwanted.set()  # a renewal that is under way would forget the signal
         notify("STOPPING=1")
 
     signals.celeryd_init.connect(quiet_outages, weak=False, dispatch_uid="cloche-repeats")
@@ -47,16 +54,16 @@ def connect_lifecycle(app: Celery) -> None:
 
 
 def recycle_as_asked(app: Celery, worker: Any) -> None:
-    """No renewal of an asyncio worker after so many tasks, unless somebody asked for it.
+    """No renewal of a whole worker after so many tasks, unless somebody asked for it.
 
     The default is for pool processes: a thousand coroutines may be a tenth of a second's work.
     """
     default = WorkerSettings().max_tasks_per_child
     hardened = getattr(app, "cloche_hardened", None)
     written = hardened.written.get("worker_max_tasks_per_child") if hardened else None
-    if written == default == worker.max_tasks_per_child and _awaits(
-        get_implementation(worker.pool_cls)
-    ):
+    pool = get_implementation(worker.pool_cls)
+    in_place = _awaits(pool) or getattr(pool, "renews_in_place", False)
+    if written == default == worker.max_tasks_per_child and in_place:
         worker.max_tasks_per_child = app.conf.worker_max_tasks_per_child = None
 
 
@@ -77,30 +84,27 @@ def on_worker_ready(app: Celery, consumer: Any) -> None:
 def banner(app: Celery, consumer: Any) -> list[str]:
     """The effective configuration of a running worker, one fact a line."""
     conf, pool = app.conf, consumer.pool
+    said: Callable[[str], str] = getattr(app, "cloche_origin", lambda key: "")
     return [
         f"worker {consumer.hostname} of app {app.main!r} is ready",
-        f"  broker  {consumer.connection.as_uri()}",
-        f"  results {mask_url(conf.result_backend or 'none')}, kept {conf.result_expires}",
+        f"  broker  {consumer.connection.as_uri()}{said('broker.url')}",
+        f"  results {mask_url(conf.result_backend or 'none')}{said('results.url')}, "
+        f"kept {conf.result_expires}{said('results.expires')}",
         f"  pool    {type(pool).__module__} × {pool.limit}, "
         f"prefetch {conf.worker_prefetch_multiplier} per slot",
         f"  queues  {', '.join(sorted(_queues_of(consumer)))}",
-        f"  limits  soft {conf.task_soft_time_limit or 'none'}, "
-        f"hard {conf.task_time_limit or 'none'} (families refine), "
+        f"  limits  soft {conf.task_soft_time_limit or 'none'}{said('tasks.soft_time_limit')}, "
+        f"hard {conf.task_time_limit or 'none'}{said('tasks.time_limit')} (families refine), "
         f"recycle after {conf.worker_max_tasks_per_child or '∞'} tasks "
         f"or {conf.worker_max_memory_per_child or '∞'} KiB",
-        f"  acks    {'late' if conf.task_acks_late else 'early'}, "
+        f"  acks    {'late' if conf.task_acks_late else 'early'}{said('tasks.acks_late')}, "
         f"events {'on' if conf.worker_send_task_events else 'off'}",
     ]
 
 
 def warnings_of(app: Celery) -> list[str]:
-    """Routes that match nothing, a dangerous user, and what hardening could not reach."""
-    settings = app.cloche_settings
-    lines = [
-        f"route {route.pattern!r} -> {route.queue!r} matches no registered task: "
-        "a misspelt name, or a module that is not imported"
-        for route in unmatched_routes(app, all_routes(settings))
-    ]
+    """Tasks that are missing or misnamed, a dangerous user, and what hardening could not reach."""
+    lines = list(registration_problems(app))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         lines.append("this worker runs as root, and so does every task: use another user")
     return lines + list(app.cloche_hardened.notes)

@@ -11,6 +11,7 @@ from typing import Any
 import celery
 
 from cloche.aio.task import AsyncTask
+from cloche.app.resilience import Resilience, with_resilience
 from cloche.broker.publish_many import Published, map_delay, starmap_delay
 from cloche.broker.publish_quick import quickly
 
@@ -31,6 +32,17 @@ class Task(AsyncTask, QuickTask):
     """
 
     abstract = True
+    #: A policy for connection errors, see :mod:`cloche.app.resilience`; True: the default one.
+    resilient: bool | Resilience = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        policy, body = cls.__dict__.get("resilient"), cls.__dict__.get("run")
+        if policy and body is not None:
+            policy = policy if isinstance(policy, Resilience) else Resilience()
+            function = getattr(body, "__func__", body)
+            wrapped = with_resilience(function, policy)
+            cls.run = staticmethod(wrapped) if isinstance(body, staticmethod) else wrapped
+        super().__init_subclass__(**kwargs)
 
     def map_delay(self, items: Iterable[Any], **options: Any) -> Published:
         """Send one task per item, its only argument; ``options`` as ``apply_async`` takes.

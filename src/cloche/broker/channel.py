@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import orjson
 import redis
 from kombu.transport import redis as stock
 
 from cloche.broker import lease_table, lua, message, transport_url
 from cloche.broker.channel_consuming import Consuming
 from cloche.broker.channel_events import EventBuffer
-from cloche.broker.commands import send
+from cloche.broker.commands import send, send_all
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.direct import Direct
 from cloche.broker.direct_events import EventWriter
@@ -61,7 +62,7 @@ class Channel(Consuming, stock.Channel):
     Transport options besides kombu's: ``lease`` (s), ``max_deliveries`` (deaths of consumers
     before a message is a dead letter), ``max_message_bytes``, ``publish_on_outage`` ("raise"
     or "spool"), ``spool_directory`` and ``direct_path`` (whether an asyncio worker may fetch in
-    its own loop; True).
+    its own loop, and others receive plain messages themselves; True).
     """
 
     QoS = QoS
@@ -99,7 +100,7 @@ class Channel(Consuming, stock.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.inbox: deque[Fetched] = deque()
         self.no_ack_queues: set[str] = set()
-        self.events = EventBuffer(super()._put_fanout)
+        self.events = EventBuffer(self._publish_events)
         super().__init__(*args, **kwargs)
         suffixes = tuple(self._q_for_pri("", step) for step in self.priority_steps)
         self.keys = Keys(self.global_keyprefix, suffixes)
@@ -144,6 +145,15 @@ class Channel(Consuming, stock.Channel):
         ):
             return
         super()._put_fanout(exchange, message, routing_key, **kwargs)
+
+    def _publish_events(self, exchange: str, message: message.Envelope, routing_key: str) -> None:
+        """As kombu publishes a broadcast, without making a client for it."""
+        text = orjson.dumps(message).decode()  # plain: the buffer takes no other
+        topics = self._get_publish_topics(exchange, routing_key)
+        commands = [["PUBLISH", f"{self.keys.prefix}{topic}", text] for topic in topics]
+        for reply in send_all(self.own, commands):
+            if isinstance(reply, Exception):
+                raise reply
 
     # -- publishing while the server is away
 

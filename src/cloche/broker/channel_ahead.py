@@ -40,6 +40,7 @@ class Ahead:
     deliver_some: Callable[[], bool]
     failed: Callable[[BaseException], None]
     give_back: Any
+    wake_for_acks: Callable[[], None]
     inbox: deque[Fetched]
     qos: Any
     tag: Any
@@ -80,7 +81,10 @@ class Ahead:
             raise
 
     def wake_once(self, seconds: float) -> None:
-        """Have the event loop turn then, if there is one and it was not told already."""
+        """Have the event loop turn then, if there is one and it was not told already.
+
+        Not out of :meth:`tick`: kombu's hub has decided by then how long it will poll.
+        """
         now = time.monotonic()
         if self.wake_later is not None and not now < self._wake_at <= now + seconds:
             self._wake_at = now + seconds
@@ -88,14 +92,20 @@ class Ahead:
 
     def place_is_free(self) -> None:
         """From any thread: have the event loop deliver the next, if one waits."""
+        if self.inbox:
+            self.turn_soon()
+
+    def turn_soon(self) -> None:
+        """From any thread: have the event loop turn: deliver, fetch, acknowledge."""
         call_soon = getattr(self.connection, "call_soon", None)
-        if call_soon is not None and self.inbox and not self._called:
+        if call_soon is not None and not self._called:
             self._called = True
             call_soon(self._on_call)
 
     def _on_call(self) -> None:
         self._called = False
         if self.connection is not None:
+            self.wake_for_acks()
             self.deliver_next()
 
     def deliver(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -41,9 +42,16 @@ PROMPT_SECONDS = 0.01
 #: Seconds between small fetches, and how long acknowledgements wait for one to take them along.
 FETCH_INTERVAL = 0.004
 
+#: Seconds by which the event loop turns later than something is due, so that it is due then.
+MARGIN = 0.0005
+
 
 class Consuming(Ahead):
     """The consuming half of a channel."""
+
+    #: Receives a message that may be delivered, its text and delivery tag, and puts it among those
+    #: the prefetch limit counts; False leaves it to Celery's consumer.
+    take: Callable[[bytes, str], bool] | None = None
 
     # What it uses of kombu's channel and of ours.
     _active_queues: list[str]
@@ -112,10 +120,20 @@ class Consuming(Ahead):
             self.inbox.append(self._suspects.popleft())
         if self.inbox:
             self.go_on()
-        if self._fetch is None and (
-            self._in_poll or not self.qos.can_consume() or self.claim.acks.age > FETCH_INTERVAL
-        ):
+        if self._fetch is None and self.claim.acks:
+            self._flush_in_time()
+
+    def _flush_in_time(self) -> None:
+        """No fetch takes the acknowledgements along: send them, many at once where a loop runs.
+
+        Whoever adds the first has it turn in time (:meth:`wake_for_acks`).
+        """
+        if self.wake_later is None or self.claim.acks.age > FETCH_INTERVAL:
             self.flush()
+
+    def wake_for_acks(self) -> None:
+        """An acknowledgement was added, or is about to be: see that it is sent in time."""
+        self.wake_once(FETCH_INTERVAL + MARGIN)
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
@@ -184,11 +202,8 @@ class Consuming(Ahead):
             return False
         if self.inbox:
             return True  # there is work; each that ends brings us here again
-        rest = self.fetched_at + FETCH_INTERVAL - time.monotonic()
-        if rest <= 0:
-            return False
-        self.wake_once(rest)
-        return True
+        # The loop was told to turn by then when the last fetch was answered.
+        return time.monotonic() < self.fetched_at + FETCH_INTERVAL
 
     def _send_wait(self) -> None:
         bells = [self.keys.bell(queue) for queue in self.active_queues]
@@ -269,6 +284,8 @@ class Consuming(Ahead):
         self._fetch = None
         self._send_text = False
         self._drained = len(fetched) < fetch.wanted
+        if not self._drained:
+            self.wake_once(FETCH_INTERVAL + MARGIN)
         return self.deliver()
 
     # -- delivering
@@ -279,6 +296,11 @@ class Consuming(Ahead):
         delivered = False
         while self.inbox and self.qos.may_deliver():
             one = self.inbox.popleft()
+            if self._taken(one):
+                delivered = True
+                if time.monotonic() > until:
+                    break
+                continue
             try:
                 envelope = self._next(one)
             except ERRORS:
@@ -293,6 +315,18 @@ class Consuming(Ahead):
             self.go_on()
         return delivered
 
+    def _taken(self, one: Fetched) -> bool:
+        """Whether :attr:`take` has received it, in Celery's consumer's place."""
+        if (
+            self.take is None
+            or one.queue not in self.active_queues
+            or one.queue in self.no_ack_queues
+            or len(one.raw) > self.max_message_bytes
+        ):
+            return False
+        tag = self.tag(one.field)
+        return bool(self.claim.holds(tag)) and self.take(one.raw, tag)
+
     def _next(self, one: Fetched) -> message.Envelope | None:
         if not self.claim.holds(self.tag(one.field)):
             return None  # the lease was lost meanwhile
@@ -306,6 +340,7 @@ class Consuming(Ahead):
 
     def _hand_over(self, one: Fetched, envelope: message.Envelope) -> None:
         if one.queue in self.no_ack_queues:
+            self.wake_for_acks()
             self.claim.settle(self.tag(one.field))
         self.connection._deliver(envelope, one.queue)
 

@@ -14,9 +14,15 @@ from cloche.broker.outage import ERRORS
 #: Our name for the socket of :attr:`Consuming.more` in kombu's table of descriptors.
 MORE = "MORE"
 
+#: Seconds between looks whether bindings of queues that expire must be kept alive; an event loop
+#: turns every two seconds at least (kombu/asynchronous/timer.py).
+BINDINGS_PERIOD = 1.0
+
 
 class Poller(stock.MultiChannelPoller):
     """Errors of the server pause a channel instead of restarting Celery's consumer."""
+
+    _bindings_at = 0.0
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Deliver something. Raises Empty if nothing came within ``timeout`` seconds.
@@ -40,6 +46,9 @@ class Poller(stock.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Called before every poll."""
         self._update_brpop_polling()
+        if time.monotonic() >= self._bindings_at:
+            self._bindings_at = time.monotonic() + BINDINGS_PERIOD
+            self.maybe_refresh_binding_expiry()
         for channel in list(self._channels):
             if not channel.fetching.pausing:
                 self._guard(channel, channel.failed, self._fetch, channel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
     what redis-py raises when the connection fails.
     """
     pool: Any = client.connection_pool
-    connection = pool.get_connection()
+    connection = _take(pool)
     try:
         connection.send_packed_command(connection.pack_commands(commands))
         return [_reply(connection) for _ in commands]
@@ -28,7 +29,7 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
         connection.disconnect()  # what it reads next would be these replies
         raise
     finally:
-        pool.release(connection)
+        _give(pool, connection)
 
 
 def _reply(connection: Any) -> Any:
@@ -36,3 +37,55 @@ def _reply(connection: Any) -> Any:
         return connection.read_response()
     except redis.exceptions.ResponseError as error:
         return error
+
+
+# redis-py counts every loan of a connection for its metrics and tells its listeners: half of what
+# sending a command costs. Connections are borrowed once, for as long as the pool lives; it knows
+# them as in use, so it closes them with the others. Not from pools with a limit or a will of
+# their own.
+
+#: Connections kept of one pool, and how many it must be able to lend: a small limit is its own.
+_KEPT = 8
+_LENT = 50
+
+
+def _take(pool: Any) -> Any:
+    """A connection that is ready to send. Raises what redis-py raises."""
+    kept = _kept(pool)
+    while kept:
+        try:
+            connection = kept.pop()
+        except IndexError:  # another thread took the last
+            break
+        if not connection.should_reconnect() and _is_ready(connection):
+            return connection
+        pool.release(connection)
+    return pool.get_connection()
+
+
+def _is_ready(connection: Any) -> bool:
+    """Whether nothing is to be read: neither old replies nor the end of the connection."""
+    try:
+        return not connection.can_read()
+    except (redis.exceptions.RedisError, OSError):
+        connection.disconnect()
+        return False
+
+
+def _give(pool: Any, connection: Any) -> None:
+    kept = _kept(pool)
+    if kept is None or len(kept) >= _KEPT:
+        pool.release(connection)
+    else:
+        kept.append(connection)
+
+
+def _kept(pool: Any) -> list[Any] | None:
+    """The connections that were borrowed of ``pool`` in this process; None: it keeps its own."""
+    if type(pool) is not redis.ConnectionPool or pool.max_connections < _LENT:
+        return None
+    pid, kept = getattr(pool, "_cloche_kept", (0, None))
+    if pid != os.getpid():
+        kept = []
+        pool._cloche_kept = os.getpid(), kept  # type: ignore[attr-defined]
+    return kept

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cloche.broker import message
@@ -25,6 +25,9 @@ logger = logging.getLogger("cloche.transport")
 
 #: Seconds a fetch on its way may take when fetching ends.
 PATIENCE = 10
+
+#: Messages beyond the prefetch count while as many results are on their way, at most.
+WAITING = 200
 
 
 class Direct:
@@ -43,6 +46,8 @@ class Direct:
         self._planned = False
         #: What is consumed now.
         self.queues: frozenset[str] = frozenset()
+        #: How many of the messages in flight only wait for their result to be stored.
+        self.finished: Callable[[], int] = lambda: 0
         self.intake = Intake(
             self.keys, self.claim, channel.pool, self.capacity, deliver, self._announce
         )
@@ -98,6 +103,10 @@ class Direct:
     def settle(self, tag: str) -> None:
         """The message is done with."""
         self.claim.settle(tag)
+        self.freed()
+
+    def freed(self) -> None:
+        """A place is free, an acknowledgement waits."""
         if not self._planned:
             self._planned = True
             self._loop.call_soon_threadsafe(self._plan)
@@ -129,14 +138,20 @@ class Direct:
         self.intake.room()
 
     def capacity(self) -> int:
-        """How many messages may be fetched now: what the prefetch count leaves."""
+        """How many messages may be fetched now: what the prefetch count leaves.
+
+        Tasks that have run and only wait for their result to be stored hold no place (as in
+        :class:`cloche.broker.qos.QoS`), so that the next batch comes meanwhile; no more than
+        WAITING of them, should the results' server be away.
+        """
         qos = self._channel.qos
         if not qos.can_consume():
             return 0
         if "can_consume" in qos.__dict__:  # worker_disable_prefetch, see qos.py
             return 1
         limit: int = qos.prefetch_count
-        return min(FETCH_LIMIT, limit - len(self.claim.held)) if limit else FETCH_LIMIT
+        used = len(self.claim.held) - min(self.finished(), WAITING)
+        return min(FETCH_LIMIT, limit - used) if limit else FETCH_LIMIT
 
     def _announce(self) -> None:
         self.claim.announce(self._channel.own, self._channel.consumed)

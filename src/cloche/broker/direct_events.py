@@ -93,7 +93,7 @@ class EventWriter:
 
     def _message(self, events: list[dict[str, Any]]) -> bytes:
         before, between, after = self._envelope
-        body = base64.b64encode(_json(events))
+        body = base64.b64encode(encoded(events))
         return b"".join((before, body, between, uuid.uuid4().hex.encode(), after))
 
     async def stop(self) -> None:
@@ -110,7 +110,8 @@ class EventWriter:
         self._link.close()
 
 
-def _json(events: list[dict[str, Any]]) -> bytes:
+def encoded(events: list[dict[str, Any]]) -> bytes:
+    """Their JSON, several times faster than kombu's where it needs nothing of kombu's."""
     try:
         return orjson.dumps(
             events, option=orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME

@@ -143,7 +143,7 @@ class Intake:
         while not self._stopping:
             try:
                 if self.outage.pausing:
-                    await self._pause(0.05)
+                    await self._pause(self.outage.rest)
                 else:
                     await self._round()
             except ERRORS as error:

@@ -10,8 +10,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii
 from typing import Any
 
 import redis
@@ -23,6 +21,7 @@ from cloche.backoff import Backoff
 from cloche.broker import lua
 from cloche.broker.direct_link import Link
 from cloche.broker.outage import ERRORS, Outage
+from cloche.broker.results_bytes import PlainSuccess
 
 logger = logging.getLogger("cloche.results")
 
@@ -34,7 +33,6 @@ OVERDUE_SECONDS = 10
 
 _PAUSES = Backoff(first=0.1, factor=2, limit=2.0, jitter=0.3)
 _NOT_YET = object()
-_SCALARS = {None: "null", True: "true", False: "false"}
 
 
 class ResultWriter:
@@ -48,10 +46,7 @@ class ResultWriter:
         self._waiting: list[_Store] = []
         self._sending: asyncio.Task[None] | None = None
         self._outage = Outage("storing results")
-        self._plain = backend.serializer == "json" and not backend.compression
-        self._extended = bool(backend.app.conf.find_value_for_key("extended", "result"))
-        zone = backend.app.timezone
-        self._zone = None if str(zone) == "UTC" else zone
+        self._success = PlainSuccess(backend)
 
     async def store(
         self,
@@ -88,10 +83,10 @@ class ResultWriter:
     def _value(
         self, task_id: str, result: Any, state: str, traceback: str | None, request: Any
     ) -> str | bytes:
-        if state == states.SUCCESS and self._plain and not self._extended and traceback is None:
-            text = _plain_json(result)
-            if text is not None and not getattr(request, "_children", None):
-                return self._success(task_id, text, request)
+        if state == states.SUCCESS and traceback is None:
+            text = self._success.text(task_id, result, request)
+            if text is not None:
+                return text
         backend = self._backend
         meta = backend._get_result_meta(
             result=backend.encode_result(result, state),
@@ -102,20 +97,6 @@ class ResultWriter:
         meta["task_id"] = bytes_to_str(task_id)
         value: str | bytes = backend.encode(meta)
         return value
-
-    def _success(self, task_id: str, text: str, request: Any) -> str:
-        """What the general way makes of a plain success, in a tenth of its time."""
-        now = datetime.now(UTC) if self._zone is None else datetime.now(UTC).astimezone(self._zone)
-        quoted = encode_basestring_ascii
-        group = getattr(request, "group", None)
-        parent = getattr(request, "parent_id", None)
-        more = f'"group_id": {quoted(group)}, ' if group else ""
-        if parent:
-            more += f'"parent_id": {quoted(parent)}, '
-        return (
-            f'{{"status": "SUCCESS", "result": {text}, "traceback": null, "children": [], '
-            f'"date_done": "{now.isoformat()}", {more}"task_id": {quoted(task_id)}}}'
-        )
 
     # -- sending
 
@@ -254,15 +235,3 @@ class _Store:
         """It could not be stored."""
         if not self.future.done():
             self.future.set_exception(error)
-
-
-def _plain_json(result: Any) -> str | None:
-    """The JSON text of a value whose encoding needs nobody's help, else None."""
-    kind = type(result)
-    if result is None or kind is bool:
-        return _SCALARS[result]
-    if kind is int:
-        return str(result)
-    if kind is str:
-        return encode_basestring_ascii(result)
-    return None

@@ -30,7 +30,8 @@ LEADER_PERIOD = 0.15
 IDLE_PERIOD = 0.5
 BUSY_SECONDS = 30
 
-#: Seconds between attempts of the others to become leader.
+#: Seconds between attempts of the others to become leader: at least so many, and together with the
+#: renewal of the lease where that comes later. A lease outlives a leader by far longer.
 FOLLOWER_PERIOD = 2.0
 
 #: Seconds without a round after which another becomes leader.
@@ -174,7 +175,7 @@ class LeaseKeeper:
     def _judges(self) -> bool:
         """Whether we have been in touch with the server for long enough to know who is dead."""
         now = time.monotonic()
-        if now - self._contact_at > FOLLOWER_PERIOD + TERM:
+        if now - self._contact_at > max(FOLLOWER_PERIOD, self._period) + TERM:
             self._judges_from = now + GRACE
         return now >= self._judges_from
 
@@ -194,7 +195,7 @@ class LeaseKeeper:
             ],
         )
         if reply is None:
-            self._tick_at = time.monotonic() + FOLLOWER_PERIOD
+            self._tick_at = max(time.monotonic() + FOLLOWER_PERIOD, self._renew_at)
             return
         promoted, rung, next_due, *dead = reply
         now = time.monotonic()

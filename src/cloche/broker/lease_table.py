@@ -63,7 +63,10 @@ def lease(channel: Any) -> Lease:
 
 def _new(channel: Any) -> _Entry:
     claim = Lease(channel.keys, float(channel.lease))
-    client = redis.Redis(connection_pool=channel._get_pool())
+    pool = channel._get_pool()
+    # It says something every few seconds anyway, and knows what to do when that fails.
+    pool.connection_kwargs["health_check_interval"] = 0
+    client = redis.Redis(connection_pool=pool)
     entry: _Entry
     keeper = LeaseKeeper(claim, client, lambda: entry.queues(), channel.max_deliveries)
     claim.on_lost.append(drop_unstarted)

@@ -48,6 +48,11 @@ class Outage:
         return self._attempts > 0 and time.monotonic() < self._again_at
 
     @property
+    def rest(self) -> float:
+        """Seconds until the next attempt."""
+        return max(0.0, self._again_at - time.monotonic()) if self._attempts else 0.0
+
+    @property
     def lasting(self) -> bool:
         """Whether the last attempt failed."""
         return self._attempts > 0

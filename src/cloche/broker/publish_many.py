@@ -14,6 +14,7 @@ from typing import Any
 from celery import signals
 from celery.app.base import Celery
 from celery.canvas import Signature
+from celery.local import Proxy
 
 from cloche.backoff import Backoff
 from cloche.broker import delayed, lua, message
@@ -66,7 +67,7 @@ class Published:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Made:
     """A message ready to send."""
 
@@ -131,6 +132,8 @@ _DUE = frozenset({"countdown", "eta"})
 
 def _due(options: Mapping[str, Any]) -> datetime | None:
     """When a task with these options is due; None if at once."""
+    if not options:
+        return None
     if options.get("countdown"):
         return datetime.now(UTC) + timedelta(seconds=options["countdown"])
     return delayed.parse(options.get("eta"))
@@ -138,6 +141,8 @@ def _due(options: Mapping[str, Any]) -> datetime | None:
 
 def _calls(task: Any, pairs: Iterable[tuple[Any, Any]], options: dict[str, Any]) -> Iterator[_Call]:
     kind = object()
+    if isinstance(task, Proxy):  # asking it costs more than the rest
+        task = task._get_current_object()
     for args, kwargs in pairs:
         yield _Call(task, args, kwargs or {}, options, kind)
 

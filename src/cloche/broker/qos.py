@@ -72,11 +72,17 @@ class QoS(virtual.QoS):
         """Whether one more message may be delivered."""
         return not self.prefetch_count or self.used < self.prefetch_count
 
-    def ack(self, delivery_tag: str) -> None:
-        """The message is done with."""
+    def settle(self, delivery_tag: str) -> None:
+        """The message is done with: from any thread. Its place is filled when the loop turns."""
         self.channel.claim.settle(delivery_tag)
         self._settled += 1
-        self._quick_ack(delivery_tag)
+        self._free(delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """The message is done with."""
+        if not self.channel.claim.acks:
+            self.channel.wake_for_acks()
+        self.settle(delivery_tag)
         if self.channel.inbox:
             self.channel.deliver_next()
 
@@ -86,11 +92,16 @@ class QoS(virtual.QoS):
             self.channel.give_back([delivery_tag])
         else:
             self.channel.refuse(delivery_tag)
-        self._quick_ack(delivery_tag)
+        self._free(delivery_tag)
 
     def forget(self, delivery_tag: str) -> None:
         """Free its place without telling the server."""
+        self._free(delivery_tag)
+
+    def _free(self, delivery_tag: str) -> None:
         self._quick_ack(delivery_tag)
+        if self.channel.direct is not None:  # it fetches elsewhere, and waits for a place
+            self.channel.direct.freed()
 
     def orphan(self) -> None:
         """The channel closes, the process goes on: what is in use stays leased."""

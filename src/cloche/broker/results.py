@@ -8,6 +8,7 @@ round trip; sending a task need not subscribe to its result (``subscribe_on_call
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import Any
 
 from celery import states
@@ -18,6 +19,7 @@ from kombu.utils.encoding import bytes_to_str
 
 from cloche.broker import results_later
 from cloche.broker.direct_results import ResultWriter
+from cloche.broker.results_bytes import PlainSuccess
 from cloche.broker.results_commit import GroupCommit, Store
 from cloche.broker.results_waiting import ResultWaiter
 
@@ -27,9 +29,29 @@ class _OneCall:
 
     app: Any
     client: Any
+    always_retry: bool
     expires: int | None
     failure_expires: int | None
     _MAX_STR_VALUE_SIZE: int
+
+    def store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None = None,
+        request: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As Celery's; a plain success without its detours."""
+        if state == states.SUCCESS and traceback is None and not self.always_retry:
+            text = self._plain_success.text(task_id, result, request)
+            if text is not None:
+                self._keep(task_id, text, state, request)
+                return result
+        return super().store_result(  # type: ignore[misc]
+            task_id, result, state, traceback=traceback, request=request, **kwargs
+        )
 
     def _store_result(
         self,
@@ -44,7 +66,10 @@ class _OneCall:
             result=result, state=state, traceback=traceback, request=request
         )
         meta["task_id"] = bytes_to_str(task_id)
-        value = self.encode(meta)  # type: ignore[attr-defined]
+        self._keep(task_id, self.encode(meta), state, request)  # type: ignore[attr-defined]
+        return result
+
+    def _keep(self, task_id: str, value: str | bytes, state: str, request: Any) -> None:
         if len(value) > self._MAX_STR_VALUE_SIZE:
             raise BackendStoreError(
                 "value too large for Redis backend", state=state, task_id=task_id
@@ -54,7 +79,10 @@ class _OneCall:
         one = Store(key, value, int(seconds or 0))
         if not results_later.deferred(self, one, state, request):
             self.ensure(self.store_now, (one.key, one.value, one.seconds))  # type: ignore[attr-defined]
-        return result
+
+    @cached_property
+    def _plain_success(self) -> PlainSuccess:
+        return PlainSuccess(self)
 
     def store_now(self, key: str | bytes, value: str | bytes, seconds: int) -> None:
         """Store it unless a success is stored. Raises what redis-py raises."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -22,7 +22,8 @@ class Store:
     seconds: int
     seen: str = ""
     reply: Any = None
-    done: threading.Event = field(default_factory=threading.Event)
+    #: Set when ``reply`` is there, for who did not send it himself.
+    done: threading.Event | None = None
 
     def first(self) -> list[Any]:
         """The words that store it where nothing is stored: the usual case."""
@@ -55,9 +56,12 @@ class GroupCommit:
             self._waiting.append(one)
             first = not self._sending
             self._sending = True
+            if not first:
+                one.done = threading.Event()
         if first:
             self._send_all(client)
-        one.done.wait()
+        elif one.done is not None:
+            one.done.wait()
         if isinstance(one.reply, Exception):
             raise one.reply
         return one.reply
@@ -75,7 +79,8 @@ class GroupCommit:
                 replies = [error] * len(batch)
             for one, reply in zip(batch, replies, strict=True):
                 one.reply = reply
-                one.done.set()
+                if one.done is not None:
+                    one.done.set()
 
 
 def send_batch(client: redis.Redis, batch: list[Store]) -> list[Any]:

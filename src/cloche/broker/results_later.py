@@ -58,8 +58,6 @@ class Committer:
         with self._changed:
             self._waiting += 1
         self._queue.put((one, then))
-        for listener in tuple(_listeners):
-            listener.place_is_free()
 
     def drain(self, seconds: float | None = None) -> bool:
         """Wait until all is stored; False if it was not within ``seconds``."""
@@ -96,13 +94,14 @@ class Committer:
 
 
 class Listener(Protocol):
-    """Told from any thread that a task has run and only its result is not stored yet."""
+    """Told from any thread that a thread of the pool has nothing to do."""
 
     def place_is_free(self) -> None: ...
 
 
 _listeners: weakref.WeakSet[Any] = weakref.WeakSet()
 _committers: weakref.WeakKeyDictionary[Any, dict[str, Committer]] = weakref.WeakKeyDictionary()
+_all: list[Committer] = []
 _lock = threading.Lock()
 
 
@@ -110,6 +109,7 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     _committers.clear()
+    _all.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -121,7 +121,10 @@ def _committer(backend: Any) -> Committer:
     if found is None:
         with _lock:
             of_app = _committers.setdefault(backend.app, {})
-            found = of_app.get(backend.url) or of_app.setdefault(backend.url, Committer(backend))
+            found = of_app.get(backend.url)
+            if found is None:
+                found = of_app[backend.url] = Committer(backend)
+                _all.append(found)
     return found
 
 
@@ -130,9 +133,15 @@ def listen(listener: Listener) -> None:
     _listeners.add(listener)
 
 
+def tell_idle() -> None:
+    """From any thread: a thread of the pool has nothing to do."""
+    for listener in tuple(_listeners):
+        listener.place_is_free()
+
+
 def finished() -> int:
     """Tasks of this process that have run and whose results are not stored yet."""
-    return sum(one.waiting for of_app in list(_committers.values()) for one in of_app.values())
+    return sum([one.waiting for one in _all])
 
 
 def drain(app: Any) -> None:

@@ -22,6 +22,11 @@ __all__ = ["Transport", "dead_letters_celery", "lease_check"]
 _NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING")
 
 
+#: Timers of kombu's that call what does nothing here, or what the poller does by itself: one of
+#: them would wake an idle worker each second.
+_NEEDLESS_TIMERS = ("_restore_messages_tref", "_brpop_health_tref", "_binding_expiry_tref")
+
+
 class Transport(stock.Transport):
     """Redis and Valkey without loss; see docs/transport.md.
 
@@ -97,6 +102,10 @@ class Transport(stock.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Be driven by Celery's event loop."""
         super().register_with_event_loop(connection, loop)
+        for name in _NEEDLESS_TIMERS:
+            entry = getattr(self.cycle, name, None)
+            if entry is not None:
+                entry.cancel()
         self.wake_later = lambda seconds: loop.call_later(seconds, int)
         self.call_soon = loop.call_soon
 

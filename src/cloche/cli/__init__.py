@@ -24,13 +24,29 @@ class Commands(LazyGroup):
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
         "up": Lazy("cloche.cli.up:up", "Start everything and stop it on Ctrl-C."),
-        "start": Lazy("cloche.cli.start:start", "Start workers and scheduler in the background."),
-        "stop": Lazy("cloche.cli.stop:stop", "Stop everything, or what is named."),
-        "restart": Lazy("cloche.cli.restart:restart", "Start anew without a gap in consumption."),
-        "scale": Lazy("cloche.cli.scale:scale", "Let a worker have more or fewer processes."),
-        "ps": Lazy("cloche.cli.ps:ps", "Show every process and every worker."),
-        "logs": Lazy("cloche.cli.logs:logs", "Show what the processes print."),
-        "wait": Lazy("cloche.cli.wait:wait", "Wait until everything is ready."),
+        "start": Lazy(
+            "cloche.cli.start:start",
+            "Start workers and scheduler in the background, or what is NAMEd.",
+        ),
+        "stop": Lazy(
+            "cloche.cli.stop:stop", "Stop everything, or what is NAMEd, and wait until it is gone."
+        ),
+        "restart": Lazy(
+            "cloche.cli.restart:restart",
+            "Start anew what is NAMEd, or everything but the broker, with the code of now.",
+        ),
+        "scale": Lazy("cloche.cli.scale:scale", "Let worker NAME have N processes."),
+        "ps": Lazy(
+            "cloche.cli.ps:ps", "Show every process: state, since when, queues, pool, load, tasks."
+        ),
+        "logs": Lazy(
+            "cloche.cli.logs:logs",
+            "What the processes print; and the execution log: what tasks and workflows said.",
+        ),
+        "wait": Lazy(
+            "cloche.cli.wait:wait",
+            "Wait until what was started is ready, also if nothing was started yet.",
+        ),
         "worker": Lazy("cloche.cli.worker:worker", "Run one worker in the foreground."),
         "beat": Lazy("cloche.cli.beat:beat", "Run the scheduler in the foreground."),
         "service": Lazy(
@@ -39,6 +55,18 @@ class Commands(LazyGroup):
         "dashboard": Lazy(
             "cloche.cli.dashboard:dashboard",
             "Show health, workers, queues and recent tasks on a web page.",
+        ),
+        "health": Lazy(
+            "cloche.cli.health:health", "Tell whether everything works; exit code 0 or 1."
+        ),
+        "tasks": Lazy(
+            "cloche.cli.tasks:tasks", "List registered tasks: module, queue, limits, retries."
+        ),
+        "schedules": Lazy(
+            "cloche.cli.schedules:schedules", "List schedules: next, last and missed runs."
+        ),
+        "flower": Lazy(
+            "cloche.cli.flower:flower", "Run Flower on the application, with a generated password."
         ),
         "dlq": Lazy("cloche.cli.dlq:dlq", "List, show, retry and purge dead letters."),
         "config": Lazy("cloche.cli.config:config", "Show, explain, check and write settings."),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
 
+from cloche.broker.amqp_dead_letters import AmqpDeadLetters
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetter, DeadLetters
 from cloche.cli.options import json_option, settings_options
@@ -82,10 +83,19 @@ def show(resolved: Resolved, as_json: bool, id: str) -> None:
         click.echo(f"{name:<8} {shown}")
 
 
+def _of_some(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command on some dead letters or all."""
+    for add in (
+        settings_options,
+        click.option("--all", "everything", is_flag=True, help="All of them."),
+        click.argument("ids", nargs=-1),
+    ):
+        command = add(command)
+    return command
+
+
 @dlq.command()
-@click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-@settings_options
+@_of_some
 def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
     """Put dead letters back into their queues, their deaths forgiven.
 
@@ -94,15 +104,13 @@ def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
       $ cloche dlq retry 0123456789ab
       $ cloche dlq retry --all
     """
+    chosen = _chosen(ids, everything)
     with _letters(resolved) as letters:
-        done = letters.retry(_chosen(ids, everything))
-    click.echo(f"{done} put back")
+        click.echo(f"{letters.retry(chosen)} put back")
 
 
 @dlq.command()
-@click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-@settings_options
+@_of_some
 def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
     """Delete dead letters for good.
 
@@ -111,23 +119,26 @@ def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
       $ cloche dlq purge 0123456789ab
       $ cloche dlq purge --all
     """
+    chosen = _chosen(ids, everything)
     with _letters(resolved) as letters:
-        done = letters.purge(_chosen(ids, everything))
-    click.echo(f"{done} deleted")
+        click.echo(f"{letters.purge(chosen)} deleted")
 
 
 @contextmanager
-def _letters(resolved: Resolved) -> Iterator[DeadLetters]:
+def _letters(resolved: Resolved) -> Iterator[DeadLetters | AmqpDeadLetters]:
     """Those of the broker the settings name. Raises SettingsError for another transport."""
     with join(resolved).app.connection_for_write() as connection:
         channel = connection.default_channel
-        if not isinstance(channel, Channel):
+        if isinstance(channel, Channel):
+            yield DeadLetters(channel.own, channel.keys)
+        elif connection.transport.driver_type == "amqp":
+            yield AmqpDeadLetters(connection)
+        else:
             raise SettingsError(
-                "only Cloche's transport keeps dead letters",
+                "only Cloche's transport and RabbitMQ keep dead letters",
                 why=f"this broker is used through {connection.transport.driver_name}",
                 fix="set broker.transport to cloche, on Redis or Valkey",
             )
-        yield DeadLetters(channel.own, channel.keys)
 
 
 def _chosen(ids: tuple[str, ...], everything: bool) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""``cloche logs``: what the processes print."""
+"""``cloche logs``: what the processes print, and the execution log."""
 
 from __future__ import annotations
 
@@ -10,10 +10,22 @@ from cloche.cli.lazy import Lazy, LazyGroup
 
 
 class Logs(LazyGroup):
-    """Its commands; a first word that is none of them names a process: ``output``."""
+    """Each command is a module of its own; a first word that is none of them names a process:
+    ``output``."""
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
         "output": Lazy("cloche.cli.output:output", "What the processes print (the default)."),
+        "query": Lazy("cloche.cli.logs_read:query", "Show the newest records that fit."),
+        "trace": Lazy("cloche.cli.logs_read:trace", "Tell a run: its steps on a scale of time."),
+        "summary": Lazy("cloche.cli.logs_read:summary", "Count records; time the steps."),
+        "errors": Lazy("cloche.cli.logs_read:errors", "Group errors that are alike."),
+        "tail": Lazy("cloche.cli.logs_tail:tail", "Show records as they arrive."),
+        "export": Lazy("cloche.cli.logs_tail:export", "Write records as JSON lines or CSV."),
+        "expire": Lazy("cloche.cli.logs_expire:expire_command", "Remove what is old."),
+        "spool": Lazy("cloche.cli.logs_spool:spool", "What waits on this machine's disk; send it."),
+        "fallback": Lazy(
+            "cloche.cli.logs_fallback:fallback", "Where records go while the broker is away."
+        ),
     }
     default = "output"
 
@@ -33,10 +45,14 @@ class Logs(LazyGroup):
 
 @click.group(cls=Logs, no_args_is_help=False)
 def logs() -> None:
-    """Show what the processes print.
+    """What the processes print; and the execution log: what tasks and workflows said.
 
     \b
     Examples:
       $ cloche logs worker -f                        # as `cloche logs output worker -f`
       $ cloche logs -n 20
+      $ cloche logs query --level error --since 1h   # the execution log
+      $ cloche logs trace RUN
+
+    Run `cloche logs COMMAND --help` for the options and examples of a command.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,9 +23,10 @@ from cloche.settings import Resolved, reload
 
 
 @click.command()
+@click.option("--reload", "reloads", is_flag=True, help="Load changed code (development).")
 @existing_option
 @settings_options
-def up(resolved: Resolved, on_existing: OnExisting | None) -> None:
+def up(resolved: Resolved, reloads: bool, on_existing: OnExisting | None) -> None:
     """Start everything and stop it on Ctrl-C.
 
     Broker (embedded where none is configured), workers, scheduler, the service on port 8000
@@ -34,6 +36,7 @@ def up(resolved: Resolved, on_existing: OnExisting | None) -> None:
     Examples:
       $ cloche up
       $ cloche up -A proj.celery:app
+      $ cloche up -A proj.celery:app --reload
       $ cloche up --set service.port=9000 --set broker.url=redis://localhost/0
       $ cloche up -A proj.celery:app --on-existing replace
 
@@ -42,7 +45,15 @@ def up(resolved: Resolved, on_existing: OnExisting | None) -> None:
     Exit codes: 0 stopped in order, 1 something would not start or stay up, 2 settings,
     3 broker, 4 port taken, 5 application, 6 database, 130 stopped at once (second Ctrl-C).
     """
+    if reloads:
+        resolved = with_reload(resolved)
     sys.exit(run_launcher(resolved, {"everything": True, "on_existing": on_existing}))
+
+
+def with_reload(resolved: Resolved) -> Resolved:
+    """The settings of ``--reload``. Raises ExtraMissingError without watchfiles."""
+    import_module("cloche.launch.reloading")
+    return reload(resolved, cli={"reload.enabled": True})
 
 
 def run_launcher(resolved: Resolved, chosen: Mapping[str, Any], *, detached: bool = False) -> int:

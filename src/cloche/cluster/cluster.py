@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from celery import Celery
@@ -12,7 +12,7 @@ from kombu import Connection
 
 from cloche.cluster.health import Check, Checks, check_broker, check_results, one_line
 from cloche.cluster.mailbox import ask
-from cloche.cluster.queues import declared_queues, queues_seen
+from cloche.cluster.queues import declared_queues, paused_queues, queues_seen
 from cloche.cluster.workers import COMMANDS, workers_from
 from cloche.records import Health, QueueSeen, Snapshot, WorkerSeen
 
@@ -22,7 +22,8 @@ class Cluster:
 
     ``checks`` are further health checks by name (each returns a line of detail or raises).
     ``every`` is the seconds between two looks, ``timeout`` the most a round of questions
-    to the workers takes; a snapshot older than ``stale`` seconds says so.
+    to the workers takes, ``patience`` the most a check may; a snapshot older than ``stale``
+    seconds says so. ``known`` are workers expected to answer the first round.
     """
 
     def __init__(
@@ -33,6 +34,8 @@ class Cluster:
         every: float = 2.0,
         timeout: float = 1.0,
         stale: float = 10.0,
+        known: Collection[str] = (),
+        patience: float = 3.0,
     ) -> None:
         self.app = app
         self._every = every
@@ -43,14 +46,15 @@ class Cluster:
                 "broker": partial(check_broker, self._connect),
                 "results": partial(check_results, app),
                 **(checks or {}),
-            }
+            },
+            patience,
         )
         self._connection: Connection | None = None
         self._reading = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._last: Snapshot | None = None
-        self._known: tuple[str, ...] = ()
+        self._known: tuple[str, ...] = tuple(known)
 
     def start(self) -> None:
         """Begin to look, in a thread that does not keep the process alive."""
@@ -79,6 +83,11 @@ class Cluster:
         with self._reading:
             workers = self._ask_workers()
             return queues_seen(self._open(), declared_queues(self.app), workers)
+
+    def paused(self) -> frozenset[str]:
+        """Queues that are paused now. Raises the connection's own errors."""
+        with self._reading:
+            return paused_queues(self._open())
 
     def snapshot(self) -> Snapshot:
         """The last look, at once. Its gaps say what it could not see and how old it is."""

@@ -9,6 +9,7 @@ from celery import Celery
 from kombu import Connection
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from cloche.broker.baton import server_of
 from cloche.records import QueueSeen, WorkerSeen
 
 
@@ -28,6 +29,15 @@ def queues_seen(
     names = sorted(consumers)
     sizes = lengths(connection, names)
     return tuple(QueueSeen(name, sizes.get(name), tuple(consumers[name])) for name in names)
+
+
+def paused_queues(connection: Connection) -> frozenset[str]:
+    """Queues that nobody fetches from for now, by somebody's wish; Cloche's transport only."""
+    server = server_of(connection)
+    if server is None:
+        return frozenset()
+    members: Any = server.client.smembers(server.keys.paused)
+    return frozenset(name.decode() for name in members)
 
 
 def lengths(connection: Connection, names: Sequence[str]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from cloche.database.failures import explained
 from cloche.database.schema import upgrade
 from cloche.errors import DatabaseError
+from cloche.outages import Voice
 from cloche.settings import Settings
 
 #: Seconds a writer waits for another process's write transaction.
@@ -38,6 +39,12 @@ class Database:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._pid = 0
+        self._voice = Voice(
+            "the database",
+            self._answers,
+            "what needs it fails or is retried",
+            remind=settings.broker.remind,
+        )
 
     @property
     def engine(self) -> Engine:
@@ -53,7 +60,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads."""
-        with explained(self.url), self.engine.connect() as connection:
+        with self._spoken(), explained(self.url), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -65,10 +72,24 @@ class Database:
         whenever somebody else wrote in between.
         """
         with (
+            self._spoken(),
             explained(self.url),
             self.engine.execution_options(cloche_write=True).begin() as connection,
         ):
             yield connection
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """A database that is away is told of with one voice, whoever needed it."""
+        try:
+            yield
+        except DatabaseError as error:
+            self._voice.failed(error.why or error.what)
+            raise
+
+    def _answers(self) -> None:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
 
     def migrate(self) -> None:
         """Bring the tables to this version of the code; does nothing when they are.

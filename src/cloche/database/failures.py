@@ -79,14 +79,15 @@ def explained(url: URL) -> Iterator[None]:
     except IntegrityError:
         raise
     except (OperationalError, InterfaceError) as error:
-        raise _explanation(url, str(error.orig)) from error
+        raise explanation(url, str(error.orig)) from error
     except SqlError as error:
         if type(error) is not SqlError:  # its other children are mistakes in our statements
             raise
-        raise _explanation(url, str(error.orig)) from error
+        raise explanation(url, str(error.orig)) from error
 
 
-def _explanation(url: URL, message: str) -> DatabaseError:
+def explanation(url: URL, message: str) -> DatabaseError:
+    """A driver's complaint as an error of ours."""
     shown = url.render_as_string(hide_password=True)
     why = " ".join(message.split())
     for sign, meaning, fix in _KNOWN:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from cloche.errors import DatabaseError
 
 #: The newest migration in ``migrations/versions``.
-HEAD = "0001"
+HEAD = "0002"
 MIGRATIONS = Path(__file__).parent / "migrations"
 #: Any constant does; it names the migration lock among a server's advisory locks.
 _ADVISORY_LOCK = 0xC10C4E

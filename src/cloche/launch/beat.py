@@ -2,26 +2,109 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import socket
+import time
+from pathlib import Path
 from typing import Any
 
 from celery import signals
 
 from cloche.app import FAMILY_MODULES
+from cloche.app.schedules import add_schedules, unknown_tasks
+from cloche.app.voices import give_voices
 from cloche.launch import collector
+from cloche.launch.beat_scheduler import scheduler_class
 from cloche.launch.environment import Environment
+from cloche.process import table
+from cloche.process.identity import Identity
 from cloche.process.notify import notify
+from cloche.process.pulse import DIRECTORY, PERIOD, Pulse, pulse_path
+from cloche.process.watched import SignOfLife
+
+logger = logging.getLogger("cloche.beat")
+
+_NODE = f"beat@{socket.gethostname()}"
 
 
 def run_beat(environment: Environment, *, loglevel: str = "INFO") -> None:
     """Run Celery's beat in this process until it is told to stop (SystemExit)."""
+    app, settings = environment.app, environment.settings
+    status = Status(settings.run_dir.absolute())
 
     def ready(**_: Any) -> None:
+        for name, task in unknown_tasks(app).items():
+            if not _of_a_family(task):
+                logger.warning("schedule %s names the task %s, which is not registered", name, task)
         notify("READY=1")
 
     signals.beat_init.connect(ready, weak=False, dispatch_uid="cloche-beat-ready")
-    environment.settings.run_dir.mkdir(parents=True, exist_ok=True)
+    (settings.run_dir / DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
     # It sends tasks by name; importing Cloche's own would take a quarter of its start.
-    app = environment.app
     app.conf.include = [name for name in app.conf.include if name not in FAMILY_MODULES.values()]
+    app.loader.import_default_modules()
+    app.finalize()
+    add_schedules(app, settings)  # once more: modules may have added theirs meanwhile
+    give_voices(app)
     collector.resume()
-    app.Beat(loglevel=loglevel, quiet=True).run()
+    scheduler = scheduler_class(app, settings, status.turn, status.longest)
+    try:
+        app.Beat(loglevel=loglevel, quiet=True, scheduler_cls=scheduler).run()
+    finally:
+        notify("STOPPING=1")
+        status.end()
+
+
+class Status:
+    """Tells the supervisor what the scheduler does, and everybody here that it turns."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._life = SignOfLife()
+        self._identity = Identity.own()
+        self._told = ""
+        self._pulse_due = 0.0
+
+    @property
+    def longest(self) -> float:
+        """Seconds between two turns at most."""
+        return min(PERIOD, (self._life.period or PERIOD) / 2)
+
+    def turn(self, words: str) -> None:
+        """The scheduler made a turn, and ``words`` is what it does."""
+        self._life.give()
+        if words != self._told:
+            self._told = words
+            notify(f"STATUS={words}")
+        now = time.monotonic()
+        if now >= self._pulse_due:
+            self._pulse_due = now + PERIOD / 2
+            with contextlib.suppress(OSError):
+                self._pulse(now, connected="waits" not in words).write(self._directory)
+
+    def end(self) -> None:
+        """There is no scheduler here any more."""
+        pulse_path(self._directory, _NODE).unlink(missing_ok=True)
+
+    def _pulse(self, now: float, *, connected: bool) -> Pulse:
+        return Pulse(
+            node=_NODE,
+            pid=self._identity.pid,
+            started=self._identity.started,
+            boot=table.boot_id(),
+            at=now,
+            turned=now,
+            connected=connected,
+            queues=(),
+            pool="beat",
+            slots=0,
+            active=0,
+            reserved=0,
+            processed=0,
+        )
+
+
+def _of_a_family(task: str) -> bool:
+    """Whether it is one of Cloche's own, which are not imported here."""
+    return any(task.startswith(f"tasks.{family}.") for family in FAMILY_MODULES)

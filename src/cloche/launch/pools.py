@@ -14,7 +14,12 @@ from cloche.errors import SettingsError
 from cloche.settings.model import WorkerSettings
 
 #: Pools of ours, by our name or by Celery's for the one they stand for.
-IMPLEMENTATIONS = {"asyncio": "cloche.aio.pool:TaskPool", "threads": "cloche.app.thread:TaskPool"}
+IMPLEMENTATIONS = {
+    "asyncio": "cloche.aio.pool:TaskPool",
+    "threads": "cloche.app.thread:TaskPool",
+    "prefork": "cloche.app.prefork:TaskPool",
+    "solo": "cloche.app.solo:TaskPool",
+}
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
 #: Tasks at once in a threads worker that says nothing else.
@@ -53,8 +58,8 @@ def settle(app: Celery, worker: WorkerSettings) -> WorkerSettings:
     update: dict[str, object] = {"pool": pool, "concurrency": worker.concurrency or at_once(pool)}
     if worker.processes is None:
         update["processes"] = cores() if pool == "asyncio" else 1
-    if pool == "asyncio" and "max_tasks_per_child" not in worker.model_fields_set:
-        update["max_tasks_per_child"] = None  # a thousand of its tasks may be one second's
+    if pool != "prefork" and "max_tasks_per_child" not in worker.model_fields_set:
+        update["max_tasks_per_child"] = None  # a thousand of their tasks may be one second's
     return worker.model_copy(update=update)
 
 
@@ -86,7 +91,7 @@ def tasks_of(app: Celery, queues: Sequence[str]) -> Iterator[Task]:
     """The tasks of the project's own that are routed to one of ``queues``."""
     for task in app.tasks.values():
         module = type(task).__module__.partition(".")[0]
-        if module not in ("celery", "cloche") and _queue_of(app, task) in (None, *queues):
+        if module not in ("celery", "cloche") and queue_of(app, task) in (None, *queues):
             yield task
 
 
@@ -114,7 +119,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _queue_of(app: Celery, task: Task) -> str | None:
+def queue_of(app: Celery, task: Task) -> str | None:
     """Where it is routed; None if a router function cannot tell without a message."""
     asked = getattr(task, "queue", None)
     if isinstance(asked, str):

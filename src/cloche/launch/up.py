@@ -27,6 +27,7 @@ from cloche.launch.on_existing import DEFAULT, OnExisting, settle
 from cloche.launch.plan import Plan, plan
 from cloche.launch.roster import Roster
 from cloche.launch.stack import Stack
+from cloche.launch.watching import watched
 from cloche.launch.workers import unheard_queues
 from cloche.process.control import SOCKET, ControlServer
 from cloche.process.output import Output
@@ -130,7 +131,7 @@ class Up:
                 commands.started = True
                 if broker.embedded is not None:  # before, nobody could have been asked
                     await stack.settle_quietly(self._wanted.on_existing)
-                await supervisor.run()
+                await watched(environment.app, environment.settings, supervisor, self._output.say)
         except (NotReadyError, CrashLoopError) as error:
             raise _explained(error, broker, supervisor) from error
         except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 from celery import Celery
 from celery.platforms import SecurityWarning
@@ -12,6 +13,8 @@ from celery.utils.nodenames import default_nodename, host_format
 from cloche.app import declared_names
 from cloche.app.events import collect_events
 from cloche.app.mingle import use_quick_mingle
+from cloche.app.plain import receive_plainly
+from cloche.app.registration import import_tasks
 from cloche.launch import collector
 from cloche.launch.environment import Environment
 from cloche.launch.last_words import tell_what_still_runs
@@ -68,6 +71,12 @@ def unheard_queues(app: Celery, settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in named if name not in heard)
 
 
+def origin_in_words(resolved: Resolved, key: str) -> str:
+    """`` (from cloche.toml:3)``, for the banner; nothing where it is the default."""
+    origin = resolved.origin(key)
+    return "" if origin.kind == "default" else f" (from {origin})"
+
+
 def run_worker(
     environment: Environment,
     *,
@@ -82,7 +91,8 @@ def run_worker(
     back at once instead of after ``stop.soft`` seconds.
     """
     app = environment.app
-    app.loader.import_default_modules()
+    app.cloche_origin = partial(origin_in_words, environment.resolved)
+    import_tasks(app)
     queues = queues_of(app, worker)
     worker = settle(app, worker)
     if supervised:
@@ -94,9 +104,12 @@ def run_worker(
         "retry_policy": {"max_retries": None, "interval_max": 5},
     }
     collect_events(app)
+    receive_plainly(app)
     # To app.Worker None means what the configuration says.
     app.conf.worker_max_tasks_per_child = worker.max_tasks_per_child
     app.conf.worker_max_memory_per_child = kibibytes(worker.max_memory_per_child)
+    if worker.sync_concurrency is not None:
+        app.conf.cloche_sync_concurrency = worker.sync_concurrency
     warnings.simplefilter("ignore", SecurityWarning)  # the lifecycle says it in one line
     instance = app.Worker(
         hostname=host_format(default_nodename(f"{name}@%h")),

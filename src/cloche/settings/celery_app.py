@@ -73,6 +73,7 @@ TRANSPORT_OPTIONS = (
 WORKER = (
     Mapped("worker_concurrency", ("concurrency",), zero_is_unset=True),
     Mapped("worker_pool", ("pool",), _pool),
+    Mapped("cloche_sync_concurrency", ("sync_concurrency",), zero_is_unset=True),
     Mapped("worker_prefetch_multiplier", ("prefetch",)),
     Mapped("worker_max_tasks_per_child", ("max_tasks_per_child",), zero_is_unset=True),
     Mapped(

@@ -17,6 +17,8 @@ from cloche.settings.model import Settings, WorkerSettings
 
 #: Schemes of Redis transports: kombu's (kombu.transport.TRANSPORT_ALIASES) and ours.
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel", "socket"})
+#: Schemes by which kombu reaches RabbitMQ.
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _OURS = "cloche+"
 _NEXT_URL = re.compile(r";(?=[A-Za-z][\w+.-]*://)")
 
@@ -66,11 +68,16 @@ def _theirs(url: str) -> str:
     return f"redis+{plain}" if plain.startswith("socket://") else plain
 
 
-def celery_defaults(settings: Settings) -> tuple[CeleryDefault, ...]:
-    """Everything ``harden()`` sets unless the application has set it itself."""
+def celery_defaults(settings: Settings, own_broker: str | None = None) -> tuple[CeleryDefault, ...]:
+    """Everything ``harden()`` sets unless the application has set it itself.
+
+    ``own_broker`` is the application's own URL, which counts instead of that of the settings.
+    """
+    scheme = scheme_of(own_broker or _plain(settings.broker.url) or "redis://")
     return (
         *_addresses(settings),
-        *_broker(settings),
+        *_broker(settings, scheme),
+        *(_rabbitmq() if scheme in AMQP_SCHEMES else ()),
         *_results(settings),
         *_tasks(settings),
         *_workers(settings),
@@ -101,22 +108,33 @@ def results_url(settings: Settings) -> str | None:
     return transport_url(results, settings) if results else None
 
 
-def _broker(settings: Settings) -> Iterator[CeleryDefault]:
+def _broker(settings: Settings, scheme: str) -> Iterator[CeleryDefault]:
     broker = settings.broker
-    redis = scheme_of(_plain(broker.url)) in REDIS_SCHEMES or broker.url is None
-    yield CeleryDefault(
-        "broker_transport_options",
-        dict(_redis_options(settings)) if redis else {"confirm_publish": True},
-        "without time-outs a dead connection hangs a publish for ever (kombu Channel."
-        "from_transport_options); on AMQP a publish is confirmed",
-        "broker.socket_timeout",
-    )
-    if not redis:
+    if scheme in REDIS_SCHEMES:
+        yield CeleryDefault(
+            "broker_transport_options",
+            dict(_redis_options(settings)),
+            "without time-outs a dead connection hangs a publish for ever (kombu Channel."
+            "from_transport_options)",
+            "broker.socket_timeout",
+        )
+    else:
         yield CeleryDefault(
             "broker_connection_timeout",
             broker.connect_timeout,
             "read by AMQP only; on Redis the transport option counts",
             "broker.connect_timeout",
+        )
+    if scheme in AMQP_SCHEMES:
+        yield CeleryDefault(
+            "broker_transport_options",
+            {
+                "confirm_publish": True,
+                "read_timeout": broker.socket_timeout,
+                "write_timeout": broker.socket_timeout,
+            },
+            "a publish returns when the message is safe, and a silent server fails it",
+            "broker.socket_timeout",
         )
     yield CeleryDefault(
         "broker_pool_limit", broker.pool_limit, "publishers share connections", "broker.pool_limit"
@@ -137,6 +155,23 @@ def _broker(settings: Settings) -> Iterator[CeleryDefault]:
         _publish_policy(broker.publish_timeout),
         "the default gives up after 0.7 s",
         "broker.publish_timeout",
+    )
+
+
+def _rabbitmq() -> Iterator[CeleryDefault]:
+    """On AMQP only. The exchange and the queues' arguments: ``cloche.broker.amqp_queue``."""
+    yield CeleryDefault("task_default_queue_type", "quorum", "replicated, with a delivery limit")
+    yield CeleryDefault("task_create_missing_queue_type", "quorum", "queues named by -Q as well")
+    yield CeleryDefault("worker_detect_quorum_queues", True, "they refuse a global prefetch limit")
+    yield CeleryDefault(
+        "broker_native_delayed_delivery_queue_type",
+        "quorum",
+        "a countdown waits in RabbitMQ, not in a worker's memory, where it would take a place",
+    )
+    yield CeleryDefault(
+        "worker_consumer",
+        "cloche.app.rabbitmq:Consumer",
+        "what cannot be read becomes a dead letter; Celery's own acknowledges it",
     )
 
 
@@ -271,6 +306,17 @@ def kibibytes(size: int | None) -> int | None:
 
 def _beat(settings: Settings) -> Iterator[CeleryDefault]:
     yield CeleryDefault("timezone", settings.timezone, "schedules mean this zone", "timezone")
+    yield CeleryDefault(
+        "beat_schedule",
+        {
+            "cloche-expire-logs": {
+                "task": "tasks.maintenance.expire_logs",
+                "schedule": 3600.0,
+                "options": {"expires": 3600, "ignore_result": True},
+            }
+        },
+        "execution logs older than logs.keep leave; the application's own entries stay",
+    )
     yield CeleryDefault(
         "beat_max_loop_interval",
         settings.beat.max_interval,

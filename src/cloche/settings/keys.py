@@ -15,8 +15,9 @@ from annotated_types import Ge, Gt, Le
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from cloche.settings.model import Section, Settings
+from cloche.settings.model import Settings
 from cloche.settings.quantities import Wanted
+from cloche.settings.section import Section
 
 #: A dotted key split at its dots; ``*`` stands for the name of a family or a worker.
 Path_ = tuple[str, ...]
@@ -29,6 +30,7 @@ _WORDS: dict[object, str] = {
     Path: "path",
     timedelta: "duration",
     SecretStr: "secret",
+    Any: "value",
 }
 _READERS = {
     "app": "every process",
@@ -40,11 +42,15 @@ _READERS = {
     "tasks": "workers and whoever sends tasks",
     "families": "workers and whoever sends tasks",
     "routes": "workers and whoever sends tasks",
+    "expect_tasks": "workers",
     "workers": "that worker",
     "beat": "the scheduler",
+    "watchdog": "cloche up",
+    "reload": "cloche up",
     "service": "the service",
     "dashboard": "the dashboard",
     "download": "workers and the service",
+    "logs": "every process that logs, and workers",
     "stop": "cloche up and the workers",
 }
 
@@ -164,9 +170,9 @@ def suggest(path: Path_) -> Path_ | None:
 
 def _known(path: Path_) -> Iterator[Path_]:
     """Every table and setting, with the user's own names in place of ``*``."""
-    name = path[1] if len(path) > 1 else "NAME"
     for key in catalogue():
-        real = tuple(name if part == "*" else part for part in key.path)
+        names = (*path, *["NAME"] * len(key.path))
+        real = tuple(names[at] if part == "*" else part for at, part in enumerate(key.path))
         yield from (real[:length] for length in range(1, len(real) + 1))
 
 

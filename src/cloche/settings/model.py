@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from cloche.settings.quantities import (
     Age,
@@ -24,14 +24,10 @@ from cloche.settings.quantities import (
     Seconds,
     TimeZone,
 )
+from cloche.settings.schedule import CatchUp, ScheduleSettings
+from cloche.settings.section import Section
 
 _Limits = TypeVar("_Limits", bound="TaskSettings | FamilySettings")
-
-
-class Section(BaseModel):
-    """A table of settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class BrokerSettings(Section):
@@ -72,6 +68,9 @@ class BrokerSettings(Section):
         "raise",
         description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
     )
+    remind: Seconds = Field(
+        60, ge=1, description="Seconds between two log lines about an outage that lasts"
+    )
     visibility_timeout: int = Field(
         3600,
         ge=1,
@@ -98,7 +97,7 @@ class ResultSettings(Section):
 
 
 class DatabaseSettings(Section):
-    """Where downloads and history are kept."""
+    """Where downloads, execution logs and history are kept."""
 
     url: DatabaseUrl | None = Field(
         None, description="SQLAlchemy URL (sqlite, postgresql); unset: SQLite in the run directory"
@@ -174,14 +173,19 @@ class WorkerSettings(Section):
     processes: int | None = Field(
         None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
     )
+    sync_concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="asyncio: plain def tasks at once; unset: 8, and no more than concurrency",
+    )
     prefetch: int = Field(1, ge=0, description="Messages fetched ahead per slot")
     max_tasks_per_child: int | None = Field(
         1000,
         ge=1,
-        description="Tasks after which a pool process is replaced; asyncio: only if set here",
+        description="Tasks after which a process is replaced; not prefork: only if set here",
     )
     max_memory_per_child: Bytes | None = Field(
-        512 * 1024**2, ge=1, description="Resident bytes after which a pool process is replaced"
+        512 * 1024**2, ge=1, description="Resident bytes after which a process is replaced"
     )
 
 
@@ -190,6 +194,43 @@ class BeatSettings(Section):
 
     enabled: bool = Field(True, description="Whether cloche up runs the scheduler")
     max_interval: Seconds = Field(5, gt=0, description="Most seconds between looks at the schedule")
+    name: str | None = Field(
+        None,
+        min_length=1,
+        description="Of schedulers with one name on a broker one works; unset: the application's",
+    )
+    lock: Seconds = Field(
+        15, ge=1, description="Seconds of silence after which a stand-by scheduler takes over"
+    )
+    late: Seconds = Field(
+        30, description="Seconds after which a run that nobody has sent counts as missed"
+    )
+    catch_up: CatchUp = Field(
+        "once", description="Missed runs, when a scheduler is back: once for all of them, or skip"
+    )
+    schedules: dict[Name, ScheduleSettings] = Field(
+        default_factory=dict, description="Schedules by name, besides the application's own"
+    )
+
+
+class WatchdogSettings(Section):
+    """What ``cloche up`` does about a worker that lives and works no more."""
+
+    enabled: bool = Field(True, description="Whether deaf workers are restarted")
+    after: Seconds = Field(
+        60,
+        ge=1,
+        description="Seconds without progress, tasks waiting, after which a worker is deaf",
+    )
+
+
+class ReloadSettings(Section):
+    """Development: workers and scheduler are started anew when the project's code changes."""
+
+    enabled: bool = Field(False, description="As cloche up --reload says")
+    paths: tuple[Path, ...] = Field(
+        (Path("."),), min_length=1, description="Directories whose Python files are watched"
+    )
 
 
 class WebSettings(Section):
@@ -247,6 +288,49 @@ class DownloadSettings(Section):
     )
 
 
+class LogSettings(Section):
+    """The execution log."""
+
+    batch: int = Field(50, ge=1, description="Records that are sent without waiting for more")
+    interval: Seconds = Field(2, gt=0, description="Longest a record waits for others, seconds")
+    max_batch: int = Field(5000, ge=1, description="Most records in one message, when many wait")
+    max_batch_size: Bytes = Field(
+        512 * 1024, ge=1024, description="Bytes after which a message takes no further record"
+    )
+    buffer: int = Field(20_000, ge=1, description="Most records a process keeps in memory")
+    overflow: Literal["spool", "block", "drop_oldest", "drop_newest"] = Field(
+        "spool", description="What log() does when the buffer is full; drops are counted"
+    )
+    fallback: Literal["spool", "direct", "drop"] = Field(
+        "spool",
+        description="Where records go while the broker is away: disk, straight to the database, "
+        "nowhere; cloche logs fallback changes it at run time",
+    )
+    durable: bool = Field(
+        False, description="log() returns only when its record is in a file of this machine"
+    )
+    fsync: Literal["always", "interval", "never"] = Field(
+        "interval", description="When those files are forced to the disk"
+    )
+    max_spool: Bytes = Field(
+        256 * 1024**2, ge=1024, description="Most bytes on disk; what comes then is dropped"
+    )
+    max_queued: int = Field(
+        2000, ge=1, description="Messages in the queue after which the broker counts as away"
+    )
+    max_message: Bytes = Field(
+        16 * 1024, ge=64, description="Longest message in bytes; the rest is cut, with a mark"
+    )
+    max_details: Bytes = Field(
+        64 * 1024, ge=64, description="Largest details in bytes; larger ones are cut, with a mark"
+    )
+    keep: Age = Field(
+        timedelta(days=30),
+        ge=timedelta(hours=1),
+        description="Age at which records are removed; on PostgreSQL by whole days",
+    )
+
+
 class StopSettings(Section):
     """How a stop goes."""
 
@@ -272,6 +356,8 @@ def _default_families() -> dict[str, FamilySettings]:
             soft_time_limit=600,
             time_limit=900,
         ),
+        "logs": FamilySettings(queue="logs"),
+        "maintenance": FamilySettings(queue="maintenance_queue", time_limit=3600),
     }
 
 
@@ -304,13 +390,19 @@ class Settings(Section):
         Field(default_factory=_default_families, description="Task families by name")
     )
     routes: tuple[Route, ...] = Field((), description="Routes, first match, the specific first")
+    expect_tasks: tuple[str, ...] = Field(
+        (), description="Tasks every worker must know; one that is missing is told at its start"
+    )
     workers: dict[Name, WorkerSettings] = Field(
         default_factory=dict, description="Workers by name; empty: simple mode"
     )
     beat: BeatSettings = Field(default_factory=BeatSettings)
+    watchdog: WatchdogSettings = Field(default_factory=WatchdogSettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     dashboard: DashboardSettings = Field(default_factory=DashboardSettings)
     download: DownloadSettings = Field(default_factory=DownloadSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
 
     @model_validator(mode="after")

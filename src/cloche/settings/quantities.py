@@ -49,6 +49,12 @@ def _seconds(value: object) -> object:
     return float(match[1]) * _DURATION_UNITS[match[2]] if match else value
 
 
+def age_of(text: str) -> float | None:
+    """``"90m"`` -> 5400.0 seconds; None for what is no duration with a unit."""
+    match = _DURATION.fullmatch(text)
+    return float(match[1]) * _DURATION_UNITS[match[2]] if match and match[2] else None
+
+
 def duration(seconds: float) -> str:
     """``3600.0`` -> ``1h``: the largest unit that divides it, so that it reads back the same."""
     for unit in ("w", "d", "h", "m"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
-from cloche.settings.celery_keys import celery_defaults
+from cloche.settings.celery_keys import CeleryDefault, celery_defaults
 from cloche.settings.environment import PLUMBING, WELL_KNOWN
 from cloche.settings.keys import Branch, Key, Path_, catalogue, children, find
 from cloche.settings.model import Settings
@@ -73,15 +73,35 @@ exchange and key of its own.
 """
 
 
+_ON_RABBITMQ = """
+## On RabbitMQ
+
+With an `amqp://` broker these are set besides, or instead; proved in `tests/integration/rabbitmq`.
+Queues that the application only names become quorum queues with a delivery limit
+(`broker.max_deliveries`) and a queue for dead letters: [RabbitMQ](rabbitmq.md).
+
+| Celery key | value | from | why |
+|---|---|---|---|
+"""
+
+
 def defaults_markdown() -> str:
     """What the settings become in Celery, as Markdown."""
-    settings = Settings.model_validate({"broker": {"url": "redis://localhost:6379/0"}})
-    rows = (
+    redis, rabbitmq = map(_defaults_on, ("redis://localhost:6379/0", "amqp://localhost//"))
+    of_rabbitmq = [default for default in rabbitmq if default not in (*redis, *rabbitmq[:1])]
+    return _DEFAULTS + _rows(redis) + _ON_RABBITMQ + _rows(of_rabbitmq)
+
+
+def _defaults_on(url: str) -> tuple[CeleryDefault, ...]:
+    return celery_defaults(Settings.model_validate({"broker": {"url": url}}))
+
+
+def _rows(defaults: Iterable[CeleryDefault]) -> str:
+    return "".join(
         f"| `{default.key}` | `{_plain(default.value)}` "
         f"| {f'`{default.setting}`' if default.setting else 'fixed'} | {default.why} |\n"
-        for default in celery_defaults(settings)
+        for default in defaults
     )
-    return _DEFAULTS + "".join(rows)
 
 
 def _plain(value: object) -> str:
@@ -144,6 +164,12 @@ def toml(key: Key) -> str:
     return '"null"' if key.default is None else json.dumps(shown(key.default), ensure_ascii=False)
 
 
+def _example(key: Key) -> str:
+    """What the template says: the default, but of what must be said an example."""
+    examples = key.field.examples
+    return json.dumps(examples[0], ensure_ascii=False) if examples else toml(key)
+
+
 def template() -> str:
     """A ``cloche.toml`` with every setting commented out at its default."""
     head = (
@@ -160,5 +186,5 @@ def _toml_table(path: Path_) -> Iterator[str]:
         yield f"{'# ' if named else ''}[{'.'.join(path)}]".replace("*", "main")
     for key in children(path):
         yield f"## {key.field.description} ({key.wanted})"
-        yield f"# {key.path[-1]} = {toml(key)}"
+        yield f"# {key.path[-1]} = {_example(key)}"
     yield ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ def explain(resolved: Resolved, dotted: str) -> Explanation:
     key = _key(path)
     values = dict(_leaves(resolved.settings, ()))
     if path not in values:
+        at = key.path.index("*")
+        table = ".".join(path[:at])
+        named = attrgetter(table)(resolved.settings)
         raise SettingsError(
-            f"nothing named '{path[1]}' is set in {path[0]}",
-            fix=f"there are: {', '.join(getattr(resolved.settings, path[0])) or 'none'}",
+            f"nothing named '{path[at]}' is set in {table}",
+            fix=f"there are: {', '.join(named) or 'none'}",
         )
     losers = resolved.candidates.get(dotted, ())[1:]
     return Explanation(

@@ -9,10 +9,14 @@
 
     with PostgresProcess() as postgres, postgres.database() as url:
         ...                # an empty database of one's own
+
+    with RabbitProcess() as rabbit:
+        app = Celery(broker=rabbit.url)
 """
 
 from cloche.testing.broker import BrokerProcess
 from cloche.testing.postgres import PostgresProcess
+from cloche.testing.rabbitmq import RabbitProcess
 from cloche.testing.server import ServerProcess, free_port
 
-__all__ = ["BrokerProcess", "PostgresProcess", "ServerProcess", "free_port"]
+__all__ = ["BrokerProcess", "PostgresProcess", "RabbitProcess", "ServerProcess", "free_port"]

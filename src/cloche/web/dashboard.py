@@ -23,13 +23,18 @@ from starlette.routing import Mount, Route
 
 from cloche.cluster import Cluster
 from cloche.cluster.health import Check
+from cloche.database import Database
 from cloche.errors import ClocheError
 from cloche.history.live import LiveTasks
+from cloche.logs.read import LogReader
 from cloche.metrics import Metrics
 from cloche.records import TaskRun
 from cloche.settings import Settings
 from cloche.web import sse
 from cloche.web.forms import login_routes
+from cloche.web.logs_api import LogsApi
+from cloche.web.logs_live import LogStreams
+from cloche.web.logs_page import LogsPage
 from cloche.web.overview import Overview
 from cloche.web.pages import page, render, static_files
 from cloche.web.probes import Probes
@@ -54,6 +59,12 @@ def create_dashboard(
     live = LiveTasks(app, on_event=lambda event, task: metrics.event(event, task))
     metrics = Metrics(cluster.snapshot, live.gaps)
     board = Dashboard(app, settings, cluster, live, metrics)
+    reader = LogReader(Database(settings))
+    streams = LogStreams(reader)
+
+    def close() -> None:
+        board.close()
+        streams.close()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -69,13 +80,15 @@ def create_dashboard(
             *Probes(cluster.health).routes(),
             *login_routes(settings.dashboard, "dashboard"),
             *board.routes(),
+            *LogsPage(reader, streams).routes(),
+            *LogsApi(reader, streams).routes(),
             Mount("/static", static_files()),
         ],
         middleware=[Middleware(Security, settings=settings.dashboard, purpose="dashboard")],
         exception_handlers={ClocheError: on_error, HTTPException: on_http_error},
         lifespan=lifespan,
     )
-    made.state.close = board.close
+    made.state.close = close
     return made
 
 

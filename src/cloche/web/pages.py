@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
+import orjson
 from celery import states
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -19,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class _Transfer(Protocol):
-    """What the filters need of a download. The type itself would pull the database layer
+    """What the filters need of a download. The type itself would pull the whole family
     into the dashboard's process, which has no use for it."""
 
     @property
@@ -49,13 +51,18 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     made.filters |= {
+        "brief": brief,
         "bytes": size,
         "clock": clock,
         "duration": duration,
         "iso": iso,
+        "json": indented,
         "left": left,
+        "level_tone": level_tone,
         "percent": percent,
+        "run_tone": run_tone,
         "sentences": sentences,
+        "thousands": thousands,
         "title": title,
         "tone": tone,
         "words": words,
@@ -190,3 +197,40 @@ def tone(state: str) -> str:
 def words(state: str) -> str:
     """A task state as people say it."""
     return _WORDS.get(state, state.capitalize())
+
+
+_LEVEL_TONES = {"info": "busy", "warning": "warn", "error": "bad", "critical": "bad"}
+_RUN_TONES = {
+    "running": "busy",
+    "succeeded": "good",
+    "failed": "bad",
+    "cancelled": "warn",
+    "left": "warn",
+}
+
+
+def level_tone(level: str) -> str:
+    """The colour of a log level."""
+    return _LEVEL_TONES.get(level, "")
+
+
+def run_tone(status: str) -> str:
+    """The colour of a workflow run's status."""
+    return _RUN_TONES.get(status, "")
+
+
+def thousands(count: float) -> str:
+    """``1234567`` -> ``1,234,567``."""
+    return f"{count:,}"
+
+
+def brief(details: Mapping[str, object]) -> str:
+    """The first details of a log record on a line, tracebacks left out."""
+    parts = (f"{key}={value}" for key, value in details.items() if key != "traceback")
+    line = " ".join(" ".join(parts).split())
+    return line if len(line) <= 120 else f"{line[:119]}…"
+
+
+def indented(value: object) -> str:
+    """JSON that people read."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()

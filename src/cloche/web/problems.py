@@ -15,6 +15,7 @@ from cloche.errors import (
     DatabaseError,
     DownloadError,
     ExtraMissingError,
+    LogQueryError,
     SettingsError,
 )
 
@@ -22,6 +23,7 @@ _STATUS: tuple[tuple[type[ClocheError], int], ...] = (
     (DownloadError, 422),
     (ExtraMissingError, 422),
     (SettingsError, 422),
+    (LogQueryError, 422),
     (BrokerError, 503),
     (DatabaseError, 503),
 )

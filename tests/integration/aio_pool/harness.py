@@ -17,7 +17,11 @@ from celery import Celery
 
 from tests.acceptance.stack import clean_environ, wait_for
 
-POOLS = {"asyncio": "cloche.aio.pool:TaskPool"}
+POOLS = {
+    "asyncio": "cloche.aio.pool:TaskPool",
+    "plain prefork": "cloche.app.prefork:TaskPool",
+    "plain threads": "cloche.app.thread:TaskPool",
+}
 ROOT = Path(__file__).parents[3]
 
 
@@ -33,6 +37,7 @@ class Worker:
         pool: str = "asyncio",
         concurrency: int = 100,
         arguments: tuple[str, ...] = (),
+        module: str = "tests.integration.aio_pool.jobs",
         environ: dict[str, str] | None = None,
         **conf: Any,
     ) -> None:
@@ -66,7 +71,7 @@ class Worker:
             worker_pool="solo",
         )
         self._command = [
-            sys.executable, "-m", "celery", "-A", "tests.integration.aio_pool.jobs", "worker",
+            sys.executable, "-m", "celery", "-A", module, "worker",
             "-l", "INFO", "-c", str(concurrency), "-E", "-n", f"{name}@test", *arguments,
         ]  # fmt: skip
         self.ledger.touch()

@@ -86,12 +86,23 @@ def test_running_and_waiting_tasks_are_told_by_inspect(shared: Worker) -> None:
 
 
 def test_no_more_is_held_than_the_prefetch_count(server: BrokerProcess, shared: Worker) -> None:
-    results = [shared.send("late", f"held {number}", 0.5) for number in range(25)]
+    results = [shared.send("late", f"held {number}", 1.5) for number in range(25)]
     client = server.client()
     wait_for("ten in flight", lambda: _inflight(client) == 10)
     assert client.llen(QUEUE) == 15
     for result in results:
         result.get(timeout=20)
+
+
+def test_plain_tasks_that_end_make_room_for_the_next_at_once(
+    server: BrokerProcess, tmp_path: Path
+) -> None:
+    """They take Celery's way, and are fetched on the loop all the same."""
+    one_at_a_time = {"worker_prefetch_multiplier": 1, "concurrency": 1, "task_default_queue": "one"}
+    with _worker(server, tmp_path, "plainly", **one_at_a_time) as found:
+        results = [found.send("plain", 0) for _ in range(60)]
+        # A look each second, which is there for lost wake-ups, would take a minute.
+        assert len({tuple(one.get(timeout=30)) for one in results}) == 60
 
 
 def test_a_waiting_task_that_is_revoked_never_starts(server: BrokerProcess, shared: Worker) -> None:

@@ -37,6 +37,9 @@ class LiveWorker:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def says(self, words: str) -> bool:
+        return words in self.output
+
     def wait_ready(self) -> None:
         wait_for("the worker to be ready", lambda: " ready." in self.output or self.ended, 30)
         assert not self.ended, self.output

@@ -158,12 +158,14 @@ def test_a_delayed_task_waits_on_the_server_and_runs_when_due(bench: Bench) -> N
 
 
 def test_a_stock_producers_delayed_task_is_put_aside_on_receipt(bench: Bench) -> None:
+    worker = bench.worker("solo", 1)  # before the countdown begins: a start may take long
     stock = Celery(broker=f"redis://127.0.0.1:{bench.broker.port}/0")
-    stock.send_task(f"{APP}.record", [0], countdown=3)
+    worker.signal(signal.SIGSTOP)
+    stock.send_task(f"{APP}.record", [0], countdown=4)
     stock.send_task(f"{APP}.record", [1], eta=datetime.now(UTC) - timedelta(hours=1))
     stock.close()
     assert bench.client.llen("celery") == 2
-    bench.worker("solo", 1)
+    worker.signal(signal.SIGCONT)
     wait_until(lambda: bench.ledger.count("end")[1] == 1, "the overdue one ran at once")
     wait_until(lambda: bench.client.zcard("cloche:delayed:celery") == 1, "the other waits")
     wait_until(lambda: bench.inflight() == 0, "nothing in flight")

@@ -103,10 +103,10 @@ def test_a_wider_bind_without_a_token_ends_with_2(broker_url: str, tmp_path: Pat
     assert "dashboard.token" in ended.stderr
 
 
-def test_the_dashboard_does_without_the_database_layer(tmp_path: Path) -> None:
-    """Its start pays for what it uses: no FastAPI, no SQLAlchemy, no Alembic."""
+def test_the_dashboard_starts_without_what_it_does_not_use(tmp_path: Path) -> None:
+    """Its start pays for what it uses: no FastAPI, no Alembic (docs/decisions/0045)."""
     code = "import sys, cloche.web.dashboard; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout.split()
-    assert not {"fastapi", "sqlalchemy", "alembic", "httpx"} & set(loaded)
+    assert not {"fastapi", "alembic", "httpx", "psycopg"} & set(loaded)

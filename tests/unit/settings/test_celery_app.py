@@ -32,6 +32,7 @@ def test_the_keys_of_an_application_become_ours() -> None:
         timezone="Europe/Berlin",
         worker_prefetch_multiplier=4,
         worker_max_memory_per_child=1000,
+        cloche_sync_concurrency=3,
         worker_concurrency=0,
         worker_hijack_root_logger=False,
     ).settings
@@ -44,6 +45,7 @@ def test_the_keys_of_an_application_become_ours() -> None:
     assert settings.timezone == "Europe/Berlin"
     assert settings.workers["main"].prefetch == 4
     assert settings.workers["main"].max_memory_per_child == 1000 * 1024
+    assert settings.workers["main"].sync_concurrency == 3
     assert settings.workers["main"].concurrency is None
 
 
@@ -97,5 +99,5 @@ def test_every_way_to_configure_an_application_is_understood(
 
 
 @pytest.mark.parametrize("key", [mapped.celery for mapped in (*MAPPED, *WORKER)])
-def test_every_key_we_map_is_one_of_celery(key: str) -> None:
-    assert key in DEFAULTS
+def test_every_key_we_map_is_one_of_celery_or_our_own(key: str) -> None:
+    assert key in DEFAULTS or key.startswith("cloche_")

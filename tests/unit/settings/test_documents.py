@@ -46,7 +46,10 @@ def test_every_line_of_the_template_can_be_taken_into_use(tmp_path: Path) -> Non
     text = re.sub(r"^# (?=\w+ = |\[)", "", template(), flags=re.M)
     (tmp_path / "cloche.toml").write_text(text)
     resolved = load(environ={}, directory=tmp_path)
-    named = resolved.settings.model_copy(update={"families": Settings().families, "workers": {}})
+    beat = resolved.settings.beat.model_copy(update={"schedules": {}})
+    named = resolved.settings.model_copy(
+        update={"families": Settings().families, "workers": {}, "beat": beat}
+    )
     assert named == Settings()
     assert set(resolved.changed()) == {key.dotted.replace("*", "main") for key in catalogue()}
     assert tomllib.loads(text)["broker"]["url"] == "null"

@@ -72,9 +72,22 @@ local paused = {}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[6])) do
     paused[name] = true
 end
+local queues, lists = {}, {}
 for _, queue in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+    if not paused[queue] then
+        queues[#queues + 1] = queue
+        for s = 7, #ARGV do
+            lists[#lists + 1] = prefix .. queue .. ARGV[s]
+        end
+    end
+end
+local waiting = 0 -- usually nothing does: one question for a thousand lists, not two for each queue
+for first = 1, #lists, 1000 do
+    waiting = waiting + redis.call('EXISTS', unpack(lists, first, math.min(first + 999, #lists)))
+end
+for _, queue in ipairs(waiting > 0 and queues or {}) do
     local bell = own .. 'bell:' .. queue
-    if not paused[queue] and redis.call('EXISTS', bell) == 0 then
+    if redis.call('EXISTS', bell) == 0 then
         local keys = {}
         for s = 7, #ARGV do
             keys[#keys + 1] = prefix .. queue .. ARGV[s]

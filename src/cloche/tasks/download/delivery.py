@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from cloche.broker.lost_process import Request
 from cloche.database import Database
 from cloche.errors import DatabaseError
-from cloche.tasks.app_settings import settings_of
+from cloche.settings.of_app import settings_of
 from cloche.tasks.download.catalogue import Catalogue
 
 log = get_logger(__name__)

@@ -8,7 +8,7 @@ from celery import Task, shared_task
 
 from cloche.errors import DatabaseError
 from cloche.settings import Settings
-from cloche.tasks.app_settings import settings_of
+from cloche.settings.of_app import settings_of
 from cloche.tasks.download.run import Run
 from cloche.tasks.egress import EgressGuard
 

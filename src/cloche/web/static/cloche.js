@@ -33,6 +33,18 @@
   document.addEventListener("htmx:afterRequest", (event) => {
     if (event.detail.successful && event.target.matches("form[data-reset]")) event.target.reset();
   });
+  // A table that grows while one looks keeps so many rows, and each record once.
+  document.addEventListener("htmx:sseMessage", (event) => {
+    const rows = event.target.closest("[data-most]");
+    if (!rows) return;
+    document.getElementById("waiting")?.remove();
+    const seen = new Set();
+    for (const row of [...rows.rows]) {
+      if (row.id && seen.has(row.id)) row.remove();
+      seen.add(row.id);
+    }
+    while (rows.rows.length > Number(rows.dataset.most)) rows.lastElementChild.remove();
+  });
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select");
     const field = document.querySelector("[data-slash]");

@@ -1,10 +1,11 @@
-"""How a task finds the settings of the application it runs in."""
+"""The settings of an application."""
 
 from __future__ import annotations
 
 from celery import Celery
 
-from cloche.settings import Settings, load
+from cloche.settings.loading import load
+from cloche.settings.model import Settings
 
 
 def settings_of(app: Celery) -> Settings:

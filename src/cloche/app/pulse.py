@@ -1,0 +1,189 @@
+"""The worker's side of its pulse: a thread that notes every second how it stands.
+
+The same thread tells systemd that the worker lives (``WATCHDOG=1``), as long as that is true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from celery import bootsteps
+from celery.worker import state as worker_state
+from kombu.exceptions import OperationalError
+
+from cloche.process import table
+from cloche.process.identity import Identity
+from cloche.process.pulse import DIRECTORY, PERIOD, SILENT, Pulse, pulse_path
+from cloche.process.watched import SignOfLife
+
+logger = logging.getLogger(__name__)
+
+#: Has a worker write the stacks of all its threads beside its pulse, whatever they do.
+STACKS_SIGNAL = signal.SIGUSR2
+#: Seconds between two looks at the broker while the worker is not connected to it.
+_ASK_EVERY = 5.0
+#: Seconds for which the broker may answer others while the worker does not connect to it.
+_CONNECTS_WITHIN = 60.0
+
+
+class PulseStep(bootsteps.StartStopStep):
+    """A step of the consumer: it begins with each connection and ends with it."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    name = "cloche.app.pulse.PulseStep"
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._heart = Heart(consumer)
+
+    def start(self, consumer: Any) -> None:
+        self._heart.connected = True
+        self._heart.turn()
+        self._heart.start()
+
+    def stop(self, consumer: Any) -> None:
+        self._heart.connected = False
+
+    terminate = stop
+
+    def shutdown(self, consumer: Any) -> None:
+        self._heart.stop()
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """Celery calls it after each connection, and drops the timer with the connection."""
+        hub.call_repeatedly(PERIOD, self._heart.turn)
+
+
+class Heart:
+    """One worker's. ``connected`` is set by the step."""
+
+    def __init__(self, consumer: Any) -> None:
+        settings = consumer.app.cloche_settings
+        self.connected = False
+        self._consumer = consumer
+        self._directory: Path = settings.run_dir.absolute()
+        self._turned = time.monotonic()
+        self._life = SignOfLife()
+        self._broker = _Broker(consumer)
+        self._identity = Identity.own()
+        self._stacks: IO[str] | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def turn(self) -> None:
+        """In the loop: it turns."""
+        self._turned = time.monotonic()
+
+    def start(self) -> None:
+        """Begin; again is harmless."""
+        if self._thread is not None:
+            return
+        with contextlib.suppress(OSError):
+            (self._directory / DIRECTORY).mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._register_stacks()
+        self._beat()
+        self._thread = threading.Thread(target=self._run, name="cloche-pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End: the worker has no pulse any more."""
+        self._stopping.set()
+        self._clear()
+
+    def _register_stacks(self) -> None:
+        if os.environ.get("CELERY_RDBSIG"):  # Celery's debugger takes the same signal
+            return
+        path = pulse_path(self._directory, self._consumer.hostname, ".stacks")
+        self._stacks = path.open("w")
+        faulthandler.register(STACKS_SIGNAL, file=self._stacks, all_threads=True)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._pause()):
+            self._beat()
+
+    def _beat(self) -> None:
+        pulse = self._now()
+        try:
+            pulse.write(self._directory)
+        except OSError:
+            self._clear()  # no pulse is better than an old one: nobody judges by it
+        if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
+            self._life.give()
+
+    def _pause(self) -> float:
+        return min(PERIOD, (self._life.period or PERIOD) / 2)
+
+    def _clear(self) -> None:
+        with contextlib.suppress(OSError):
+            pulse_path(self._directory, self._consumer.hostname).unlink(missing_ok=True)
+
+    def _now(self) -> Pulse:
+        consumer = self._consumer
+        pool = type(consumer.pool).__module__
+        now = time.monotonic()
+        return Pulse(
+            node=consumer.hostname,
+            pid=self._identity.pid,
+            started=self._identity.started,
+            boot=table.boot_id(),
+            at=now,
+            # Without an event loop (a transport that has none) nothing tells of its turns.
+            turned=self._turned if consumer.hub is not None else now,
+            connected=self.connected,
+            queues=self._queues(),
+            pool=pool.rpartition(".")[2],
+            slots=int(getattr(consumer.pool, "limit", 0) or 0),
+            active=len(worker_state.active_requests),
+            reserved=len(worker_state.reserved_requests),
+            processed=sum(list(worker_state.total_count.values())),
+            alone=pool.endswith("solo"),
+        )
+
+    def _queues(self) -> tuple[str, ...]:
+        consumer = self._consumer.task_consumer
+        return tuple(queue.name for queue in list(consumer.queues)) if consumer is not None else ()
+
+
+class _Broker:
+    """Whether the broker answers others, while the worker has no connection to it."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._connect: Callable[[], Any] = consumer.app.connection_for_read
+        self._ask_at = 0.0
+        self._since: float | None = None
+
+    def answers_long(self) -> bool:
+        """Whether it has answered for so long that the worker should be connected."""
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._ask_at = now + _ASK_EVERY
+            if not self._answers():
+                self._since = None
+            elif self._since is None:
+                self._since = now
+        return self._since is not None and now - self._since > _CONNECTS_WITHIN
+
+    def _answers(self) -> bool:
+        try:
+            with self._connect() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=SILENT)
+        except (OperationalError, OSError):
+            return False
+        except Exception as error:  # noqa: BLE001 (a transport may raise anything)
+            logger.debug("the broker does not answer: %r", error)
+            return False
+        return True
+
+
+def feel_pulse(app: Any) -> None:
+    """Have the workers of ``app`` keep a pulse; again is harmless."""
+    app.steps["consumer"].add(PulseStep)

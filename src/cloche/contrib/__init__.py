@@ -1,0 +1,1 @@
+"""Cloche inside other frameworks."""

@@ -1,0 +1,1 @@
+"""The execution log: what tasks, agents and workflows said, step by step, exactly once."""

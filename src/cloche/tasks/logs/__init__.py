@@ -1,0 +1,5 @@
+"""The ``logs`` family: batches of the execution log into the database."""
+
+from cloche.tasks.logs.task import write
+
+__all__ = ["write"]

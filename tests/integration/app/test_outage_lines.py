@@ -1,0 +1,109 @@
+"""What an outage costs a worker in log lines, in every pool, and that work goes on by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from cloche.testing import BrokerProcess
+from tests.acceptance.stack import wait_for
+from tests.integration.app.conftest import LiveWorker, StartWorker
+
+ClientApp = Callable[..., Celery]
+POOLS = ("prefork", "threads", "solo", "asyncio")
+REMIND = 2
+
+
+def warnings(worker: LiveWorker) -> list[str]:
+    return [
+        line
+        for line in worker.output.splitlines()
+        if ("WARNING" in line or "ERROR" in line) and "runs as root" not in line
+    ]
+
+
+def note(app: Celery, directory: Path, pool: str, text: str) -> None:
+    app.send_task(
+        "tasks.probe.note", (str(directory / pool), text, 0.2), queue=pool, ignore_result=True
+    )
+
+
+def ended(directory: Path, pool: str, text: str) -> bool:
+    ledger = directory / pool
+    return ledger.exists() and f"end {text}" in ledger.read_text()
+
+
+@pytest.fixture
+def results() -> Iterator[BrokerProcess]:
+    with BrokerProcess(persistent=True) as server:
+        yield server
+
+
+def test_the_lines_of_outages_of_broker_and_result_backend(
+    broker: BrokerProcess,
+    results: BrokerProcess,
+    start_worker: StartWorker,
+    client_app: ClientApp,
+    tmp_path: Path,
+) -> None:
+    options = {"CLOCHE_BROKER__REMIND": str(REMIND), "CLOCHE_RESULTS__URL": results.url}
+    workers = {
+        pool: start_worker(
+            *(broker.url, "-P", pool, "-c", "1", "--name", pool, "-Q", pool), **options
+        )
+        for pool in POOLS
+    }
+    app = client_app(broker.url, results__url=results.url)
+
+    broker.kill()
+    time.sleep(3 * REMIND + 1)  # the length of the outage: 60 s and a minute's reminder, scaled
+    broker.start()
+    for pool in POOLS:
+        note(app, tmp_path, pool, "after")
+    for pool, worker in workers.items():
+        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
+        wait_for("the last line", partial(worker.says, "the broker answers again"), 20)
+        told = warnings(worker)
+        assert sum("the broker does not answer" in line for line in told) == 1, told
+        assert 2 <= sum("the broker is away for" in line for line in told) <= 4, told
+        assert sum("the broker answers again, after" in line for line in told) == 1, told
+        assert len(told) <= 8, told
+        assert "Traceback" not in worker.output
+
+    results.kill()
+    for pool in POOLS:
+        app.send_task("tasks.probe.limits", queue=pool)  # its result has nowhere to go
+    for pool, worker in workers.items():
+        line = partial(worker.says, "the result backend does not answer")
+        wait_for(f"the line of {pool}", line, 30)
+    results.start()
+    for worker in workers.values():
+        wait_for("its end", partial(worker.says, "the result backend answers again"), 30)
+        assert "Retry (" not in worker.output
+
+
+def test_a_flapping_broker_costs_no_more_lines_than_the_fault_matrix_allows(
+    broker: BrokerProcess, start_worker: StartWorker, client_app: ClientApp, tmp_path: Path
+) -> None:
+    workers = {
+        pool: start_worker(*(broker.url, "-P", pool, "-c", "1", "--name", pool, "-Q", pool))
+        for pool in POOLS
+    }
+    for _ in range(10):
+        broker.kill()
+        time.sleep(0.5)  # flapping: its beat, not a wait for something
+        broker.start()
+        time.sleep(0.5)
+    app = client_app(broker.url)
+    for pool in POOLS:
+        note(app, tmp_path, pool, "after")
+    for pool, worker in workers.items():
+        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
+        assert not worker.ended
+        # Row 12 of the fault matrix allows 150 for 60 times.
+        assert len(warnings(worker)) <= 25, warnings(worker)

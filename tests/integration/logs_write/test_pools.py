@@ -1,0 +1,180 @@
+"""Every pool, both transports, both databases: what is logged is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cloche import ExecutionLogger
+from cloche.broker.channel import Channel
+from cloche.logs.place import Place
+from cloche.testing import BrokerProcess, PostgresProcess
+from tests.acceptance.stack import wait_for
+from tests.integration.logs_write.conftest import Make
+from tests.integration.logs_write.stack import LogStack
+
+
+@pytest.mark.parametrize(
+    ("pool", "transport", "kind"),
+    [
+        ("prefork", "cloche", "postgresql"),
+        ("prefork", "stock", "sqlite"),
+        ("asyncio", "cloche", "sqlite"),
+        ("asyncio", "stock", "postgresql"),
+        ("threads", "cloche", "postgresql"),
+    ],
+)
+def test_what_is_logged_is_stored_on_every_pool(
+    pool: str,
+    transport: str,
+    kind: str,
+    make_stack: Make,
+    broker: BrokerProcess,
+    request: pytest.FixtureRequest,
+) -> None:
+    url = request.getfixturevalue("database_url") if kind == "postgresql" else None
+    stack = make_stack(broker.url, url, transport=transport)
+    stack.worker(pool)
+    log = ExecutionLogger(stack.app, interval=0.1, max_batch=100)
+    for number in range(2000):
+        log.info("agent", "plan", str(number), run_id="r", details={"n": number})
+        if number == 1000:
+            log.flush()
+    assert log.flush()
+    log.close()
+    wait_for("all rows", lambda: stack.rows() == 2000, 30)
+    assert stack.of_run("r") == [str(number) for number in range(2000)]
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresProcess]:
+    with PostgresProcess() as own:
+        yield own
+
+
+@pytest.mark.parametrize(
+    ("pool", "transport"), [("prefork", "cloche"), ("asyncio", "cloche"), ("prefork", "stock")]
+)
+def test_batches_outlive_a_database_that_is_away(
+    pool: str,
+    transport: str,
+    make_stack: Make,
+    broker: BrokerProcess,
+    own_postgres: PostgresProcess,
+) -> None:
+    stack = make_stack(broker.url, own_postgres.url, transport=transport)
+    worker = stack.worker(pool)
+    log = ExecutionLogger(stack.app, interval=0.1)
+    log.info("agent", None, "before", run_id="r")
+    wait_for("the first row", lambda: stack.rows() == 1, 30)
+    own_postgres.kill()
+    for number in range(300):
+        log.info("agent", None, str(number), run_id="r")
+        if number % 50 == 49:
+            assert log.flush()
+    # Longer than three deliveries would take, if each failure cost one.
+    wait_for("the worker to find it out", lambda: said(stack, "refuses|does not answer") >= 4, 60)
+    own_postgres.start()
+    wait_for("all rows", lambda: stack.rows() == 301, 60)
+    assert stack.of_run("r") == ["before", *map(str, range(300))]
+    assert worker.poll() is None
+    log.close()
+
+
+def said(stack: LogStack, words: str) -> int:
+    text = (stack.directory / "worker-1.log").read_text()
+    return sum(text.count(word) for word in words.split("|"))
+
+
+def test_the_fallback_is_switched_at_run_time_without_loss_or_double(
+    make_stack: Make, broker: BrokerProcess, database_url: str
+) -> None:
+    stack = make_stack(broker.url, database_url)
+    place = Place(stack.settings.run_dir)
+    log = ExecutionLogger(stack.app, interval=0.1)
+    count = 0
+
+    def some(number: int) -> None:
+        nonlocal count
+        for _ in range(number):
+            log.info("agent", None, str(count), run_id="r")
+            count += 1
+        assert log.flush()
+
+    some(100)
+    broker.kill()
+    some(100)
+    assert log.stats().spooled == 100
+    place.set_mode("direct")
+    some(100)  # what waited on disk goes first, so that the order stays
+    wait_for("the spool to be written too", lambda: stack.rows() == 200, 20)
+    assert log.stats().direct == 200
+    place.set_mode("spool")
+    some(100)
+    assert stack.rows() == 200
+    broker.start()
+    stack.worker()
+    some(100)
+    wait_for("all rows", lambda: stack.rows() == 500, 30)
+    assert stack.of_run("r") == [str(number) for number in range(500)]
+    assert log.stats().dropped == {}
+    log.close()
+
+
+def test_memory_and_disk_are_bounded_while_database_and_broker_are_full(
+    make_stack: Make, broker: BrokerProcess, own_postgres: PostgresProcess
+) -> None:
+    """Row 22: the pipeline at its cap. What does not fit is counted, exactly."""
+    stack = make_stack(broker.url, own_postgres.url)
+    stack.worker()
+    log = ExecutionLogger(
+        stack.app, interval=0.05, max_queued=5, max_spool=200_000, buffer=1000, batch=10
+    )
+    own_postgres.kill()
+    most = 0
+    for number in range(6000):
+        log.info("agent", None, f"{number:0100}", run_id="r")
+        most = max(most, log.stats().buffered)
+        if number % 200 == 199:
+            time.sleep(0.05)
+    assert log.flush(30)
+    stats = log.stats()
+    assert most <= 1000
+    assert stats.accepted == 6000
+    assert stats.dropped["spool full"] > 0
+    own_postgres.start()
+    kept = 6000 - sum(stats.dropped.values())
+    wait_for("all that was kept", lambda: stack.rows() >= kept, 90)
+    wait_for("no more", lambda: idle(stack), 30)
+    assert stack.rows() == kept == 6000 - sum(log.stats().dropped.values())
+    assert {r: one.count for r, one in Place(stack.settings.run_dir).dropped().items()} == dict(
+        log.stats().dropped
+    )
+    log.close()
+
+
+def idle(stack: LogStack) -> bool:
+    with stack.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        assert isinstance(channel, Channel)
+        later = channel.own.zcard(channel.keys.delayed("logs"))
+        return channel._size("logs") == 0 and not later
+
+
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_what_a_task_logs_leaves_with_its_worker(
+    pool: str, make_stack: Make, broker: BrokerProcess
+) -> None:
+    stack = make_stack(broker.url)
+    worker = stack.worker(pool)
+    for number in range(10):
+        stack.app.send_task("project.say", [str(number)], queue="logs")
+    wait_for("the tasks to have run", lambda: idle(stack), 30)
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert stack.rows() == 0
+    stack.worker(pool)
+    wait_for("what they logged", lambda: stack.rows() == 10, 30)
+    assert sorted(stack.of_run("tasks")) == [str(number) for number in range(10)]

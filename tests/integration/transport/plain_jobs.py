@@ -1,0 +1,12 @@
+"""The pool tests' tasks in a worker that receives plain messages as ``cloche worker`` does."""
+
+from __future__ import annotations
+
+from cloche.app.events import collect_events
+from cloche.app.plain import receive_plainly
+from tests.integration.aio_pool.jobs import app
+
+__all__ = ["app"]
+
+collect_events(app)
+receive_plainly(app)

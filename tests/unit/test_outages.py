@@ -1,0 +1,61 @@
+"""One voice in an outage, on a clock of its own pace."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from cloche.outages import Voice
+from tests.acceptance.stack import wait_for
+
+
+class Thing:
+    """It is away, or there."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+
+    def answers(self) -> None:
+        if not self.there.is_set():
+            raise ConnectionError("away")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "cloche.outages"]
+
+
+def test_a_line_when_it_begins_reminders_and_one_when_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    thing = Thing()
+    voice = Voice("the thing", thing.answers, "all wait", remind=0.3, ask=0.02)
+    for _ in range(500):
+        voice.failed("refused")
+    assert lines(caplog) == ["the thing does not answer (refused): all wait"]
+    wait_for("two reminders", lambda: len(lines(caplog)) == 3)
+    assert lines(caplog)[1].startswith("the thing is away for ")
+    assert voice.away
+    thing.there.set()
+    wait_for("the end", lambda: not voice.away)
+    wait_for("its line", lambda: len(lines(caplog)) == 4)
+    assert lines(caplog)[3].startswith("the thing answers again, after ")
+
+
+def test_one_that_comes_and_goes_is_told_of_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    thing = Thing()
+    voice = Voice("the thing", thing.answers, "all wait", remind=1.0, ask=0.01)
+    for _ in range(10):
+        thing.there.clear()
+        voice.failed("refused")
+        thing.there.set()
+        wait_for("it to be back", lambda: not voice.away)
+    wait_for("the summary", lambda: len(lines(caplog)) >= 3)
+    first, end, summary, *rest = lines(caplog)
+    assert first == "the thing does not answer (refused): all wait"
+    assert end.startswith("the thing answers again, after ")
+    assert summary.startswith("the thing was away ")
+    assert len(rest) <= 1
