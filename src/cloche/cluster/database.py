@@ -1,7 +1,6 @@
 """Whether the database answers, asked with its bare driver.
 
-The dashboard keeps nothing there yet; SQLAlchemy would double the time its process takes
-to start (docs/decisions/0005-web-frameworks.md).
+Neither a pool nor a migration stands between: a check must never create what it asks for.
 """
 
 from __future__ import annotations

@@ -8,15 +8,18 @@ import hashlib
 import re
 from functools import lru_cache
 
-#: What differs from one occurrence to the next, and what stands for it. In this order.
-_VARYING = (
-    (re.compile(r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", re.IGNORECASE), "[id]"),
-    (re.compile(r"\b0x[0-9a-f]+\b", re.IGNORECASE), "[hex]"),
+#: What differs from one occurrence to the next, by the name of what stands for it. The first that
+#: fits counts: a number inside quotes is part of the text.
+_VARYING = re.compile(
+    r"""
+    (?P<id>    \b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b)
     # Hexadecimal needs a digit among it: "deadbeef" and "defaced" are words.
-    (re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{8,}\b", re.IGNORECASE), "[hex]"),
-    (re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\""), "[text]"),
-    (re.compile(r"\d+(?:[.,:]\d+)*"), "[n]"),
-    (re.compile(r"\s+"), " "),
+  | (?P<hex>   \b0x[0-9a-f]+\b | \b(?=[a-f]*\d)[0-9a-f]{8,}\b)
+  | (?P<text>  (?<!\w)'[^']*' | "[^"]*")
+  | (?P<n>     \d+(?:[.,:]\d+)*)
+  | (?P<blank> \s+)
+    """,
+    re.IGNORECASE | re.VERBOSE,
 )
 #: Characters of a message that count.
 _LONGEST = 300
@@ -25,10 +28,11 @@ _LONGEST = 300
 @lru_cache(maxsize=4096)
 def normalised(message: str) -> str:
     """``connection to 10.0.0.7:5432 refused`` -> ``connection to [n] refused``."""
-    text = message[: 4 * _LONGEST]
-    for pattern, stand_in in _VARYING:
-        text = pattern.sub(stand_in, text)
-    return text.strip()[:_LONGEST]
+    return _VARYING.sub(_stand_in, message[: 4 * _LONGEST]).strip()[:_LONGEST]
+
+
+def _stand_in(found: re.Match[str]) -> str:
+    return " " if found.lastgroup == "blank" else f"[{found.lastgroup}]"
 
 
 def fingerprint(category: str, step: str | None, message: str) -> str:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class _Transfer(Protocol):
-    """What the filters need of a download. The type itself would pull the database layer
+    """What the filters need of a download. The type itself would pull the whole family
     into the dashboard's process, which has no use for it."""
 
     @property
