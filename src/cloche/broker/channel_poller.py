@@ -82,6 +82,9 @@ class Poller(stock.MultiChannelPoller):
         channel, kind = self._fd_to_chan.get(fileno, (None, None))
         if channel is None:
             return None
+        if kind == "LISTEN" and not _socket_of(channel.subclient, fileno):
+            self._forget_listening(channel, fileno)
+            return None
         if kind == "LISTEN":
             return self._guard(channel, channel.deaf, self._hear, channel, fileno)
         if kind == MORE:
@@ -92,6 +95,19 @@ class Poller(stock.MultiChannelPoller):
         found = super().on_readable(fileno)
         channel.listening.over()
         return found
+
+    def _forget_listening(self, channel: Any, fileno: int) -> None:
+        """A descriptor of the subscription's closed socket, which another socket has now.
+
+        redis-py connects anew by itself, past kombu's tables. To read from the subscription
+        then would wait for the socket's time-out, at every turn of the loop.
+        """
+        self._chan_to_sock.pop((channel, channel.subclient, "LISTEN"), None)
+        if _socket_of(channel.client, fileno):
+            self._fd_to_chan[fileno] = (channel, "BRPOP")
+        else:
+            self._fd_to_chan.pop(fileno, None)
+            self._unregister_from_poll(fileno)
 
     def watch(self, channel: Any) -> None:
         """Poll the socket that tells of undelivered messages."""
@@ -113,3 +129,9 @@ class Poller(stock.MultiChannelPoller):
 
     def maybe_check_brpop_health(self) -> None:
         """Nothing to do: each channel checks before every poll."""
+
+
+def _socket_of(client: Any, fileno: int) -> bool:
+    """Whether ``fileno`` is the socket of this client's connection now."""
+    sock = getattr(getattr(client, "connection", None), "_sock", None)
+    return sock is not None and bool(sock.fileno() == fileno)

@@ -71,7 +71,7 @@ def test_beat_keeps_its_schedule_on_the_broker_and_looks_often(
     client = broker.client()
     wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
     assert "max interval->5.00 seconds" in beat.output
-    assert client.hkeys("cloche:beat:probe:runs") == ["tick"]
+    assert client.hkeys("cloche:beat:probe:runs") == ["cloche-expire-logs", "tick"]
     assert not list(tmp_path.glob("**/*beat-schedule*"))
     beat.process.terminate()
     assert beat.process.wait(10) == 0
@@ -332,6 +332,7 @@ def test_an_asyncio_worker_of_stock_celery_is_not_renewed_after_a_thousand_tasks
 ) -> None:
     pool = {"CELERY_CUSTOM_WORKER_POOL": "cloche.aio.pool:TaskPool"}
     start_worker(broker_url, "-P", "custom", "-c", "5", "-n", "loop@%h", stock=True, **pool)
-    inspect = client_app(broker_url).control.inspect(timeout=20, limit=1)
-    ((_, stats),) = (inspect.stats() or {}).items()
+    inspect = client_app(broker_url).control.inspect(timeout=2, limit=1)
+    # A question asked before the worker subscribes to them is never heard.
+    ((_, stats),) = wait_for("an answer", inspect.stats, 30).items()
     assert stats["pool"]["max-tasks-per-child"] == "N/A"

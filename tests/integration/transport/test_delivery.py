@@ -143,11 +143,11 @@ def test_a_body_that_cannot_be_decoded_is_a_dead_letter(bench: Bench) -> None:
 
 
 def test_a_delayed_task_waits_on_the_server_and_runs_when_due(bench: Bench) -> None:
+    bench.worker("solo", 1)
+    sent = time.time()
     bench.send(0, countdown=2)
     bench.send(1, countdown=3600, task_id="to-revoke")
-    sent = time.time()
     assert bench.client.llen("celery") == 0
-    bench.worker("solo", 1)
     assert bench.client.zcard("cloche:delayed:celery") == 2
     assert bench.inflight() == 0
     wait_until(lambda: bench.done(1), "the due task ran")
