@@ -25,7 +25,9 @@ _OWN = frozenset(vars(logging.makeLogRecord({}))) | {
 }  # fmt: skip
 #: Loggers that speak while records are shipped and written: to log what they say would make
 #: the next record, without end.
-PIPELINE = ("cloche.logs", "cloche.broker", "kombu", "amqp", "redis", "sqlalchemy", "psycopg")
+PIPELINE = (
+    "cloche.logs", "cloche.broker", "kombu", "amqp", "redis", "sqlalchemy", "alembic", "psycopg",
+)  # fmt: skip
 _LEVELS = sorted(LEVEL_NAMES, reverse=True)
 #: The tasks that ship and write records; what Celery says of those is not logged either.
 _SHIPPING = "tasks.logs."
