@@ -191,7 +191,8 @@ class OneAtATime(Scheduler):
             self._go_on(self._runs)
         self._taken = self._baton.taken
         self._heap = None
-        self._tell(f"leads: {len(self.schedule)} schedules")
+        count = len(self.schedule)
+        self._tell(f"leads: {count} {'schedule' if count == 1 else 'schedules'}")
 
     def _go_on(self, runs: Runs) -> None:
         known = runs.read()
