@@ -300,6 +300,7 @@ class Channel(Consuming, stock.Channel):
             self.stop_consuming()
             with contextlib.suppress(*ERRORS):
                 self.events.flush()
+        self.events.close()
         try:
             super().close()
         finally:
@@ -310,6 +311,7 @@ class Channel(Consuming, stock.Channel):
         """Close after a connection error: what is in use stays leased."""
         if not self.closed:
             self.stop_consuming()
+            self.events.close()
             if self._qos is not None:
                 self._qos.orphan()
             self.auto_delete_queues.clear()

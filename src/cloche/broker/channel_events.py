@@ -36,7 +36,7 @@ class EventBuffer:
     def __init__(self, publish: Callable[[str, Envelope, str], None]) -> None:
         self._publish = publish
         self._waiting: list[tuple[str, Envelope]] = []
-        self._planned = False
+        self._planned = self._closed = False
         self._pid = os.getpid()
 
     def take(self, exchange: str, envelope: Envelope, routing_key: str) -> bool:
@@ -48,6 +48,7 @@ class EventBuffer:
             or properties.get("body_encoding") != "base64"
             or envelope["headers"].get("compression")
             or os.getpid() != self._pid
+            or self._closed
         ):
             return False
         loop: Any = get_event_loop()
@@ -59,7 +60,16 @@ class EventBuffer:
             loop.call_later(MOMENT, self._on_time)
         return True
 
+    def close(self) -> None:
+        """Take no more; what waits is lost with its channel, as events are."""
+        self._closed = True
+        if self._waiting:
+            logger.debug("%d lists of events went with their channel", len(self._waiting))
+        self._waiting.clear()
+
     def _on_time(self) -> None:
+        if self._closed:
+            return
         try:
             self.flush()
         except ERRORS as error:
