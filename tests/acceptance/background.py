@@ -131,7 +131,7 @@ class Background(Stack):
         process = subprocess.Popen(
             [sys.executable, "-m", "cloche", *words],
             cwd=self.directory,
-            env={**self.environ, "TERM": "xterm", **more},
+            env={**self.environ, "TERM": "xterm", "COLUMNS": str(columns), **more},
             stdin=slave,
             stdout=slave,
             stderr=slave,

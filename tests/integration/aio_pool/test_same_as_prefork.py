@@ -140,9 +140,7 @@ def _tell(
         root = _root_of(events, roots[name])
         story[name] = {
             "state": result.state,
-            "runs": sorted(
-                (_run(worker, events, uuid, trees[root]) for uuid in trees[root]), key=repr
-            ),
+            "runs": [_run(worker, events, uuid, trees[root]) for uuid in trees[root]],
         }
     results.clear()
     return story
@@ -202,12 +200,16 @@ def test_the_same_signals_events_and_states_as_on_prefork(
 
 
 def _lines(story: dict[str, Any], by_chance: bool) -> list[str]:
-    lines = [f"state {story['state']}"]
-    for run in story["runs"]:
-        # A retry's message may be received, and run, before its sender has told of the retry.
-        again = run["events"].count("task-received") > 1
-        order = sorted if by_chance or again else list
-        lines += [f"{key} {run[key]}" for key in ("details", "state", "result")]
-        lines += sorted(run["events"]) if again else run["events"]
-        lines += order(run["signals"])
-    return lines
+    runs = sorted(_run_lines(run, by_chance) for run in story["runs"])
+    return [f"state {story['state']}", *(line for lines in runs for line in lines)]
+
+
+def _run_lines(run: dict[str, Any], by_chance: bool) -> list[str]:
+    # A retry's message may be received, and run, before its sender has told of the retry.
+    again = run["events"].count("task-received") > 1
+    order = sorted if by_chance or again else list
+    return [
+        *(f"{key} {run[key]}" for key in ("details", "state", "result")),
+        *(sorted(run["events"]) if again else run["events"]),
+        *order(run["signals"]),
+    ]

@@ -71,7 +71,7 @@ def test_beat_keeps_its_schedule_on_the_broker_and_looks_often(
     client = broker.client()
     wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
     assert "max interval->5.00 seconds" in beat.output
-    assert client.hkeys("cloche:beat:probe:runs") == ["cloche-expire-logs", "tick"]
+    assert set(client.hkeys("cloche:beat:probe:runs")) == {"cloche-expire-logs", "tick"}
     assert not list(tmp_path.glob("**/*beat-schedule*"))
     beat.process.terminate()
     assert beat.process.wait(10) == 0

@@ -67,16 +67,18 @@ def test_all_is_well(stack: Stack) -> None:
     _, checks = ask(stack)
     assert list(checks) == [
         *("broker", "results", "database", "worker one", "worker alone"),
-        *("queue alone", "queue default", "queue download_queue", "beat"),
+        *("queue alone", "queue default", "queue download_queue", "queue logs"),
+        *("queue maintenance_queue", "beat"),
     ]
-    assert "1 schedule, sent by pid " in checks["beat"]["detail"]
+    assert "2 schedules, sent by pid " in checks["beat"]["detail"]
     code, needed = ask(stack, "--ready")
     assert code == 0
     for url in (stack.service, stack.dashboard):
         assert readyz(url) == {name: check["ok"] for name, check in needed.items()}
         assert httpx.get(f"{url}/healthz").status_code == httpx.codes.OK
     assert set(ask(stack, "--only", "queue,beat")[1]) == {
-        *("queue alone", "queue default", "queue download_queue", "beat")
+        *("queue alone", "queue default", "queue download_queue", "queue logs"),
+        *("queue maintenance_queue", "beat"),
     }
 
 
@@ -122,7 +124,7 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
         bad = {name for name, check in checks.items() if not check["ok"]}
         assert {"worker one", "beat"} <= bad
         assert "no sign of life for" in checks["worker one"]["detail"]
-        assert "nobody sends 1 schedule" in checks["beat"]["detail"]
+        assert "nobody sends 2 schedules" in checks["beat"]["detail"]
         assert checks["worker alone"]["ok"]
         assert ask(stack, "--worker", "alone", app=False)[0] == 0
     finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +32,16 @@ def shared_rabbit() -> Iterator[RabbitProcess]:
     with server:
         yield server
         client(server.url, "redis://", "any").pool.force_close_all()
+
+
+@pytest.fixture(autouse=True)
+def no_sockets_left() -> Iterator[None]:
+    """py-amqp leaves sockets of connections that a server ended to the collector, which would
+    warn in whatever test comes next."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture
