@@ -44,8 +44,17 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        try:
+            await self._watch(polling=False)
+        except Exception as error:  # noqa: BLE001 (the system's watches have several)
+            self._say(f"files are looked at now and then, since they cannot be watched: {error}")
+            await self._watch(polling=True)
+
+    async def _watch(self, *, polling: bool) -> None:
         only = PythonFilter(ignore_paths=self._ignored)
-        async for changes in awatch(*self._paths, watch_filter=only, step=200, debounce=1000):
+        async for changes in awatch(
+            *self._paths, watch_filter=only, step=200, debounce=1000, force_polling=polling or None
+        ):
             await self._changed(changes)
 
     async def _changed(self, changes: set[tuple[Change, str]]) -> None:

@@ -122,6 +122,7 @@ class Up:
         stack = Stack(Roster(what, supervisor, adopted, say, optional), say)
         commands = Commands(stack, self._given, lambda now: self._end(supervisor, now=now))
         control = ControlServer(directory.socket_path(SOCKET), commands.handlers())
+        settling: asyncio.Task[None] | None = None
         self._listen(supervisor)
         try:
             await control.start()
@@ -130,7 +131,9 @@ class Up:
                 self._greet(environment, broker, stack)
                 commands.started = True
                 if broker.embedded is not None:  # before, nobody could have been asked
-                    await stack.settle_quietly(self._wanted.on_existing)
+                    settling = asyncio.create_task(
+                        stack.settle_quietly(self._wanted.on_existing), name="settle"
+                    )
                 await watched(environment.app, environment.settings, supervisor, self._output.say)
         except (NotReadyError, CrashLoopError) as error:
             raise _explained(error, broker, supervisor) from error
@@ -138,6 +141,8 @@ class Up:
             supervisor.kill()
             raise
         finally:
+            if settling is not None:
+                settling.cancel()
             stack.watch.close()
             await control.close()
         for one in stack.watch:

@@ -130,6 +130,7 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
     finally:
         worker.send_signal(signal.SIGCONT)
         beat.send_signal(signal.SIGCONT)
+    wait_for("their pulses", lambda: ask(stack, "--live", app=False)[0] == 0, 20)
 
     own_broker.kill()
     code, checks = ask(stack)

@@ -399,7 +399,7 @@ def test_only_what_is_chosen_starts_with_what_it_needs_and_the_rest_may_be_begun
 
 
 def test_a_restart_may_bring_another_command_and_ends_a_crash_loop(stage: Stage) -> None:
-    broken = _spec("worker", "exit 3", restart=QUICK, crash_limit=2)
+    broken = _spec("worker", "exit 3", notify=True, restart=QUICK, crash_limit=2)
 
     async def play(supervisor: Supervisor) -> None:
         assert await supervisor.start(only=())

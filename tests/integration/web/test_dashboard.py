@@ -60,8 +60,14 @@ def test_a_task_appears_with_arguments_result_and_runtime(
 
 def test_a_failure_is_shown_with_its_traceback(client: httpx.Client, stack: Stack) -> None:
     sent = stack.app.tasks["tests.integration.web.sample.fail"].delay("<b>no</b>")
-    run = _task(client, sent.id, "FAILURE")
-    assert "ValueError" in run["exception"]
+    _task(client, sent.id, "FAILURE")
+
+    def told() -> dict[str, Any] | None:
+        """By its event, which comes after the result and names the exception."""
+        run: dict[str, Any] = client.get(f"/api/tasks/{sent.id}").json()
+        return run if "ValueError" in run["exception"] else None
+
+    run = until(told, what="the event")
     assert "Traceback" in run["traceback"]
     page = client.get(f"/tasks/{sent.id}").text
     assert "&lt;b&gt;no&lt;/b&gt;" in page
