@@ -92,6 +92,9 @@ class Poller(stock.MultiChannelPoller):
         return self._guard(channel, channel.failed, super().on_readable, fileno)
 
     def _hear(self, channel: Any, fileno: int) -> Any:
+        # kombu reads at once, and waits for the socket's time-out where nothing has come.
+        if not channel.subclient.connection.can_read(timeout=0):
+            return None
         found = super().on_readable(fileno)
         channel.listening.over()
         return found
