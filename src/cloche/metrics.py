@@ -7,6 +7,8 @@ count the events that were seen; :func:`cloche_event_gaps` tells how often nobod
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,9 @@ OTHER = ("(other)", "", "")
 LABELS = ("name", "hostname", "queue_name")
 #: Seconds; from a no-op to a task of an hour.
 BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+
+#: Seconds, and tasks, that events may wait for the word which queue their task was sent to.
+PATIENCE, PATIENT = 1.0, 10_000
 
 _COUNTED = {
     "task-sent": "Tasks published",
@@ -71,14 +76,16 @@ class Metrics:
         self._wait = self._histogram(
             "celery_task_queue_wait_time", "Seconds from publish to start of a task"
         )
-        self._up: set[str] = set()
+        self._early = _Early(self._count)
         self._registry.register(_Now(snapshot, gaps))
 
     def event(self, event: Mapping[str, Any], task: Task | None) -> None:
         """Count one event; ``task`` is what is known of its task with it, None if no task's."""
-        counter = self._counters.get(event["type"])
-        if counter is None or task is None:
-            return
+        if event["type"] in self._counters and task is not None:
+            self._early.event(event, task)
+
+    def _count(self, event: Mapping[str, Any], task: Task) -> None:
+        counter = self._counters[event["type"]]
         labels = self._labels(task, event)
         if event["type"] == "task-failed":
             counter.labels(*labels, _exception_name(event.get("exception"))).inc()
@@ -92,6 +99,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """The exposition in Prometheus's text format, version 0.0.4."""
+        self._early.expire()
         return generate_latest(self._registry)
 
     def _histogram(self, name: str, text: str) -> Histogram:
@@ -105,6 +113,55 @@ class Metrics:
                 return OTHER
             self._known.add(labels)
         return labels
+
+
+class _Early:
+    """Passes events on to ``count``, once it is known what queue their task was sent to.
+
+    Only the publisher's event tells that, and it comes by another way than those of workers:
+    of a short task it may be the last to arrive. Where publishers send none nothing waits.
+    """
+
+    def __init__(self, count: Callable[[Mapping[str, Any], Task], None]) -> None:
+        self._count = count
+        self._lock = threading.Lock()
+        self._told = False
+        self._held: dict[str, list[tuple[Mapping[str, Any], Task]]] = {}
+        self._order: deque[tuple[float, str]] = deque()
+
+    def event(self, event: Mapping[str, Any], task: Task) -> None:
+        """Count it now or later."""
+        with self._lock:
+            self._expire()
+            if event["type"] == "task-sent":
+                self._told = True
+                self._count(event, task)
+                self._release(task.uuid)
+            elif self._told and not task.__dict__.get("queue"):
+                self._hold(event, task)
+            else:
+                self._count(event, task)
+
+    def expire(self) -> None:
+        """Count what has waited for long enough."""
+        with self._lock:
+            self._expire()
+
+    def _hold(self, event: Mapping[str, Any], task: Task) -> None:
+        held = self._held.get(task.uuid)
+        if held is None:
+            held = self._held[task.uuid] = []
+            self._order.append((time.monotonic(), task.uuid))
+        held.append((event, task))
+
+    def _expire(self) -> None:
+        since = time.monotonic() - PATIENCE
+        while self._order and (self._order[0][0] < since or len(self._order) > PATIENT):
+            self._release(self._order.popleft()[1])
+
+    def _release(self, task_id: str) -> None:
+        for event, task in self._held.pop(task_id, ()):
+            self._count(event, task)
 
 
 class _Now(Collector):

@@ -76,6 +76,11 @@ class Voice:
                 self._thread = threading.Thread(target=self._watch, name=name, daemon=True)
                 self._thread.start()
 
+    def rest(self) -> None:
+        """Nobody needs it any more: say nothing further of an outage under way."""
+        with self._lock:
+            self._since, self._times, self._away, self._told = None, 0, 0.0, False
+
     def _say(self, text: str, *values: object) -> None:
         self._told_at = time.monotonic()
         logger.warning(text, *values)
@@ -85,7 +90,7 @@ class Voice:
             time.sleep(self._ask)
             back = self._since is not None and self._is_back()
             with self._lock:
-                if back:
+                if back and self._since is not None:
                     self._over()
                 elif time.monotonic() - self._told_at >= self._remind:
                     self._go_on()

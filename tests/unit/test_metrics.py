@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cloche.metrics import MOST, Metrics
 from cloche.records import QueueSeen, Snapshot, WorkerSeen
+from tests.acceptance.stack import wait_for
 
 
 def _worker(name: str, **figures: float) -> WorkerSeen:
@@ -68,3 +69,27 @@ def test_names_without_end_do_not_become_series_without_end() -> None:
     samples = _samples(metrics)
     assert samples["celery_task_succeeded_total", ("", "(other)", "")] == 50
     assert len(samples) < 10_000
+
+
+def test_what_workers_tell_before_the_publisher_is_counted_for_its_queue() -> None:
+    metrics, state = Metrics(lambda: Snapshot(1.0)), State()
+    _tell(metrics, state, "task-sent", "first", "t", queue="q", hostname="p@h")
+    for kind in ("task-received", "task-started", "task-succeeded"):
+        _tell(metrics, state, kind, "second", "t", runtime=0.1, timestamp=2.0)
+    of = ("w@h", "t", "q")
+    assert ("celery_task_succeeded_total", of) not in _samples(metrics)
+    _tell(metrics, state, "task-sent", "second", "t", queue="q", hostname="p@h")
+    samples = _samples(metrics)
+    assert samples["celery_task_succeeded_total", of] == 1
+    assert samples["celery_task_queue_wait_time_count", of] == 1
+    assert samples["celery_task_runtime_count", of] == 1
+
+
+def test_a_publisher_that_tells_nothing_is_waited_for_in_vain_and_not_for_long() -> None:
+    metrics, state = Metrics(lambda: Snapshot(1.0)), State()
+    _tell(metrics, state, "task-received", "early", "t")
+    nowhere = ("w@h", "t", "")
+    assert _samples(metrics)["celery_task_received_total", nowhere] == 1  # nobody tells
+    _tell(metrics, state, "task-sent", "first", "t", queue="q", hostname="p@h")
+    _tell(metrics, state, "task-received", "second", "t")
+    wait_for("its count", lambda: _samples(metrics)["celery_task_received_total", nowhere] == 2)

@@ -59,3 +59,16 @@ def test_one_that_comes_and_goes_is_told_of_once_a_while(caplog: pytest.LogCaptu
     assert end.startswith("the thing answers again, after ")
     assert summary.startswith("the thing was away ")
     assert len(rest) <= 1
+
+
+def test_one_that_nobody_needs_any_more_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    thing = Thing()
+    voice = Voice("the thing", thing.answers, "all wait", remind=0.1, ask=0.01)
+    voice.failed("refused")
+    voice.rest()
+    wait_for("its thread to end", lambda: voice._thread is None)
+    assert lines(caplog) == ["the thing does not answer (refused): all wait"]
+    thing.there.set()
+    voice.failed("again")  # and is needed again
+    wait_for("the end", lambda: not voice.away)

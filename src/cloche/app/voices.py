@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
@@ -35,6 +36,8 @@ _FAILURES: dict[str, int] = {
 #: The ends of what the voice speaks of.
 _ENDS = frozenset({"%s resumed after %.1f s"})
 _LOST = "Connection to Redis lost"
+#: Of a URL that names none: Redis's.
+_PORT = 6379
 
 
 class Spoken(logging.Filter):
@@ -72,23 +75,57 @@ def _why(record: logging.LogRecord, text: str) -> str | None:
 
 
 def give_voices(app: Celery) -> None:
-    """Put the filters in place, for this process; again replaces those of before."""
+    """Put the filters in place, for this process; again replaces those of before.
+
+    A result backend on the broker's own server is away when that is: one voice tells of both.
+    """
     remind = app.cloche_settings.broker.remind
-    broker = Voice(
-        "the broker",
-        lambda: ask_broker(app),
-        "nothing is fetched, what runs goes on",
-        remind=remind,
-    )
-    results = Voice(
-        "the result backend",
-        lambda: ask_results(app),
-        "results wait, and so do the acknowledgements of their tasks",
-        remind=remind,
-    )
-    for names, voice in ((BROKER, broker), (RESULTS, results)):
+    if keeps_results(app):
+
+        def ask() -> None:
+            ask_broker(app)
+            ask_results(app)
+
+        both = Voice(
+            "the broker",
+            ask,
+            "nothing is fetched, results wait, what runs goes on",
+            remind=remind,
+        )
+        voices = {BROKER: both, RESULTS: both}
+    else:
+        voices = {
+            BROKER: Voice(
+                "the broker",
+                lambda: ask_broker(app),
+                "nothing is fetched, what runs goes on",
+                remind=remind,
+            ),
+            RESULTS: Voice(
+                "the result backend",
+                lambda: ask_results(app),
+                "results wait, and so do the acknowledgements of their tasks",
+                remind=remind,
+            ),
+        }
+    for names, voice in voices.items():
         for name in names:
             _put(logging.getLogger(name), Spoken(voice))
+
+
+def keeps_results(app: Celery) -> bool:
+    """Whether results are kept on the broker's own server, as the two URLs tell."""
+    results = str(app.conf.result_backend or "")
+    broker = str(app.conf.broker_write_url or app.conf.broker_url or "")
+    return results.startswith("rpc:") or (bool(results) and _place(results) == _place(broker))
+
+
+def _place(url: str) -> tuple[object, ...]:
+    """Host and port, or the path of a socket; without database, user and options."""
+    parts = urlsplit(url.partition(";")[0].removeprefix("cloche+"))
+    if parts.hostname:
+        return parts.hostname, parts.port or _PORT
+    return (unquote(parts.path),)
 
 
 def _put(logger: logging.Logger, spoken: Spoken) -> None:

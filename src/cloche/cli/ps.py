@@ -70,6 +70,8 @@ def _write_details(row: Row) -> None:
         write_line(f"{row['name']}: {row['state']}, exit code {row['exit_code']}", colour="red")
         for line in row["last_lines"]:
             click.echo(f"    {line}")
+    if row["was_deaf"]:
+        write_line(f"{row['name']}: it was {row['was_deaf']}", colour="yellow")
     for task in row["tasks"]:
         click.echo(f"{row['name']}: still runs {task['name']} [{task['id']}]")
 

@@ -102,6 +102,7 @@ class Database:
 
     def close(self) -> None:
         """Close this process's idle connections; the next use opens new ones."""
+        self._voice.rest()
         if self._engine is not None and self._pid == os.getpid():
             self._engine.dispose()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from cloche.errors import CrashLoopError, ProcessError
@@ -12,6 +13,7 @@ from cloche.launch.given import digests, given_workers
 from cloche.launch.rows import listing, tasks_of
 from cloche.launch.stack import Stack
 from cloche.process.control import Emit, Fields, Handler
+from cloche.process.deaf import DeafWorkers
 from cloche.process.status import ProcessState, ProcessStatus
 from cloche.settings import Resolved, reload
 
@@ -115,7 +117,8 @@ class Commands:
             *(node_of(one.name) for one in statuses if _worker_ready(one, stack)),
             *(one.worker.name for one in adopted),
         ]
-        seen = await asyncio.to_thread(listing, stack.plan.app, statuses, adopted, expected)
+        deaf = DeafWorkers(stack.plan.settings.run_dir.absolute()).lately(time.time())
+        seen = await asyncio.to_thread(listing, stack.plan.app, statuses, adopted, expected, deaf)
         return {
             "launcher": os.getpid(),
             "app": stack.plan.settings.app,

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
@@ -16,6 +16,7 @@ from cloche.cluster.mailbox import Answers, ask_each
 from cloche.cluster.workers import COMMANDS, describe
 from cloche.launch.adopted import Adopted
 from cloche.launch.existing import ExistingWorker, addresses, confirmed, own_tasks
+from cloche.process.deaf import DeafWorker
 from cloche.process.identity import Identity
 from cloche.process.outside import descendants
 from cloche.process.scan import candidates
@@ -32,7 +33,8 @@ class Row:
     ``rss`` bytes, both with its children; what nobody knows is None.
 
     ``kind``: ours; adopted; foreign (ours to see, not started here); elsewhere (another
-    machine or user). ``tasks`` are those a stopping worker still waits for.
+    machine or user). ``tasks`` are those a stopping worker still waits for. ``was_deaf`` says
+    why and when the watchdog started it anew, for ten minutes after.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     exit_code: int | None = None
     last_lines: tuple[str, ...] = ()
     tasks: tuple[Mapping[str, Any], ...] = ()
+    was_deaf: str = ""
 
     def fields(self) -> dict[str, Any]:
         """As plain values."""
@@ -72,10 +75,12 @@ def listing(
     statuses: Iterable[ProcessStatus] = (),
     adopted: Iterable[Adopted] = (),
     expected: Collection[str] = (),
+    deaf: Mapping[str, DeafWorker] | None = None,
 ) -> Listing:
     """Look at everything now. Blocks for a second at most, longer if the broker hangs.
 
-    Ends early once the ``expected`` nodes have answered.
+    Ends early once the ``expected`` nodes have answered. ``deaf`` are those started anew
+    lately, by name.
     """
     statuses, adopted = tuple(statuses), tuple(adopted)
     mains = [status.identity for status in statuses if status.identity is not None]
@@ -87,6 +92,7 @@ def listing(
     existing = confirmed(found, answers, own_tasks(app))
     usage = Usage.of([*mains, *(one.identity for one in existing)])
     rows = [_ours(status, seen, usage, before) for status in statuses]
+    rows = [replace(row, was_deaf=_was_deaf(row, deaf or {})) for row in rows]
     rows += [_adopted(one, seen, usage, before) for one in adopted]
     known = {row.pid for row in rows}
     rows += [_foreign(one, usage, before) for one in existing if one.pid not in known]
@@ -129,6 +135,11 @@ def _tree(main: Identity) -> tuple[float, int]:
             cpu += times.user + times.system
             rss += process.memory_info().rss
     return cpu, rss
+
+
+def _was_deaf(row: Row, deaf: Mapping[str, DeafWorker]) -> str:
+    one = deaf.get(row.name)
+    return one.told(time.time()) if one else ""
 
 
 def tasks_of(status: ProcessStatus) -> tuple[Mapping[str, Any], ...]:

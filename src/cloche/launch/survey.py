@@ -14,15 +14,13 @@ from cloche.cluster.schedules import schedules_seen
 from cloche.errors import BrokerError
 from cloche.launch.environment import Environment, join
 from cloche.launch.pools import foreseen, import_own_modules, queues_of
-from cloche.process.events import recorded
+from cloche.process.deaf import DeafWorkers
 from cloche.process.pulse import Pulse, pulses
 from cloche.records import Health, Snapshot
 from cloche.settings import Resolved
 
 #: Checks of what any process needs to be ready, as ``/readyz`` tells.
 NEEDED = frozenset({"broker", "results", "database"})
-#: Seconds after the restart of a deaf worker for which its check mentions that.
-_REMEMBERED = 600.0
 
 
 def survey(
@@ -77,10 +75,11 @@ def _judged(
 ) -> Iterator[Health]:
     import_own_modules(environment.app)
     workers = judge_workers(expected_workers(environment, here), snapshot.workers, here)
-    deaf = _lately_deaf(environment, now)
+    deaf = DeafWorkers(environment.settings.run_dir).lately(now)
     for check in workers:
-        note = deaf.get(check.name)
-        yield Health(check.name, check.ok, f"{check.detail}{note}" if note else check.detail)
+        one = deaf.get(check.name.removeprefix("worker "))
+        note = f"; it was {one.told(now)}" if one else ""
+        yield Health(check.name, check.ok, f"{check.detail}{note}")
     yield from _tried("queues", lambda: judge_queues(snapshot.queues, cluster.paused(), here))
     yield from _tried("beat", lambda: [_beat(environment, here)])
 
@@ -97,17 +96,6 @@ def _tried(name: str, check: Callable[[], Collection[Health] | Iterator[Health]]
         return list(check())
     except Exception as error:  # noqa: BLE001 (a check may fail in any way; that is the verdict)
         return [Health(name, False, one_line(error))]
-
-
-def _lately_deaf(environment: Environment, now: float) -> dict[str, str]:
-    """``worker NAME`` -> a remark, of workers that were started anew a short time ago."""
-    events = recorded(environment.settings.run_dir, since=now - _REMEMBERED)
-    return {
-        f"worker {event['worker'].partition('@')[0]}": f"; it was deaf and started anew "
-        f"{now - event['at']:.0f} s ago"
-        for event in events
-        if event["kind"] == "deaf-worker"
-    }
 
 
 def expected_workers(environment: Environment, here: list[Pulse]) -> Mapping[str, tuple[str, ...]]:

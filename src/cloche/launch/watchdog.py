@@ -21,7 +21,7 @@ from kombu import Connection
 
 from cloche.cluster.queues import lengths, paused_queues
 from cloche.launch.stacks import dump_stacks
-from cloche.process.events import record
+from cloche.process.deaf import record_deaf
 from cloche.process.pulse import PERIOD, SILENT, Pulse, pulses
 from cloche.process.status import ProcessState
 from cloche.process.supervisor import Supervisor
@@ -195,12 +195,11 @@ class Watchdog:
             f"progress for {deaf.seconds:.0f} s, {deaf.why}; its stacks are in {path}; "
             "it is started anew"
         )
-        record(
+        record_deaf(
             self._directory,
-            "deaf-worker",
-            worker=pulse.node,
+            pulse.node,
+            deaf.why,
             pid=pulse.pid,
-            why=deaf.why,
             seconds=round(deaf.seconds, 1),
             waiting=deaf.waiting,
             queues=pulse.queues,
@@ -210,7 +209,7 @@ class Watchdog:
         self._judge.forget(pulse.node)
         hurry = asyncio.create_task(self._hurry(pulse))
         try:
-            await self._supervisor.restart(self._name_of(pulse))
+            await self._supervisor.restart(self._name_of(pulse), counted=True)
         except Exception as error:  # noqa: BLE001 (told; the supervisor goes on trying)
             self._say(f"{pulse.name} could not be started anew: {error}")
         finally:

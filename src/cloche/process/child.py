@@ -94,8 +94,12 @@ class Child:
             identity=None if self._life is None else self._life.identity,
         )
 
-    def begin(self) -> None:
-        """Start it (as soon as its needs are ready) and keep it running."""
+    def begin(self, *, counted: bool = False) -> None:
+        """Start it (as soon as its needs are ready) and keep it running.
+
+        ``counted``: it is a restart that nobody asked for.
+        """
+        self._restarts += counted
         self.settled.clear()
         self.failure = None
         self._crashes.clear()

@@ -23,6 +23,15 @@ def record(directory: Path, kind: str, **fields: Any) -> None:
         file.write(line + "\n")
 
 
+def events_version(directory: Path) -> tuple[int, int] | None:
+    """Another value whenever something more was remembered; None: nothing ever was."""
+    try:
+        found = (directory / _FILE).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def recorded(directory: Path, *, since: float = 0.0) -> list[dict[str, Any]]:
     """What was remembered since ``since`` (Unix seconds), the oldest first."""
     try:

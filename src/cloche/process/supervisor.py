@@ -152,12 +152,17 @@ class Supervisor:
         return self._death_watch.pid
 
     async def restart(
-        self, name: str, spec: ProcessSpec | None = None, *, now: bool = False
+        self,
+        name: str,
+        spec: ProcessSpec | None = None,
+        *,
+        now: bool = False,
+        counted: bool = False,
     ) -> bool:
         """Stop one process and start it anew, also out of a crash loop. As ``begin``.
 
         With ``spec``, of the same name and needs, as another one. ``now``: SIGKILL, but to
-        what keeps data.
+        what keeps data. ``counted``: among its restarts, as nobody asked for it.
         """
         child = self._child(name)
         if now and not child.spec.keeps_data:
@@ -167,7 +172,7 @@ class Supervisor:
             return False
         if spec is not None:
             child.spec = spec
-        child.begin()
+        child.begin(counted=counted)
         return await self._all_settled((child,), stop_on_failure=False)
 
     async def add(self, specs: Sequence[ProcessSpec]) -> bool:

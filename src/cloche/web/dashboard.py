@@ -103,7 +103,7 @@ class Dashboard:
         self._cluster = cluster
         self._live = live
         self._find = partial(find_run, app, live)
-        self._overview = Overview(cluster, live)
+        self._overview = Overview(cluster, live, settings.run_dir)
         self._runs: SharedByKey[TaskRun | None] = SharedByKey(
             lambda task_id: self._find(str(task_id)), lambda _: 0.5
         )

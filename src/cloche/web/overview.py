@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 
 from cloche.cluster import Cluster
 from cloche.history.live import LiveTasks
+from cloche.process.deaf import DeafWorker, DeafWorkers
 from cloche.web import sse
 from cloche.web.pages import render
 from cloche.web.shared import Shared
@@ -25,9 +28,10 @@ Fragments = dict[str, str]
 class Overview:
     """Renders the fragments once for all viewers."""
 
-    def __init__(self, cluster: Cluster, live: LiveTasks) -> None:
+    def __init__(self, cluster: Cluster, live: LiveTasks, run_dir: Path) -> None:
         self._cluster = cluster
         self._live = live
+        self._deaf = DeafWorkers(run_dir)
         self._silence = Silence()
         self._shared: Shared[Fragments] = Shared(self.fragments, lambda _: _PAUSE)
         self._rendered: tuple[object, Fragments] = (None, {})
@@ -40,9 +44,10 @@ class Overview:
         """Section -> HTML, in the order of the page; rendered only when there is news."""
         snapshot = self._cluster.snapshot()
         silent = self._silence.silent(snapshot, self._live)
-        state = (snapshot, self._live.version, silent)
+        deaf = tuple(self._deaf.lately(time.time()).values())
+        state = (snapshot, self._live.version, silent, deaf)
         if self._rendered[0] != state:
-            self._rendered = (state, self._render(silent))
+            self._rendered = (state, self._render(silent, deaf))
         return self._rendered[1]
 
     async def stream(self) -> AsyncIterator[str]:
@@ -58,9 +63,9 @@ class Overview:
                         yield sse.event(name, fragment)
                 sent = fragments
 
-    def _render(self, silent: tuple[str, ...]) -> Fragments:
+    def _render(self, silent: tuple[str, ...], deaf: tuple[DeafWorker, ...]) -> Fragments:
         snapshot = self._cluster.snapshot()
-        verdict = verdict_of(snapshot, silent)
+        verdict = verdict_of(snapshot, silent, deaf)
         known = {"snapshot": snapshot}
         gaps = self._live.gaps()[-_GAPS:]
         waiting = sum(queue.length or 0 for queue in snapshot.queues)

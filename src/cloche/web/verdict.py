@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from cloche.history.live import LiveTasks
+from cloche.process.deaf import DeafWorker
 from cloche.records import Snapshot
 
 #: Seconds after which a worker's work must have shown up as events.
@@ -14,11 +15,15 @@ _PATIENCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that is wrong; ``kind`` picks the words (templates/dashboard/verdict.html)."""
+    """One thing that is wrong; ``kind`` picks the words (templates/dashboard/verdict.html).
+
+    ``at`` is the Unix time at which it was noticed, where that matters.
+    """
 
     kind: str
     subject: str = ""
     detail: str = ""
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,9 @@ class Silence:
         return rose is not None and now - rose > _PATIENCE
 
 
-def verdict_of(snapshot: Snapshot, silent: tuple[str, ...]) -> Verdict:
+def verdict_of(
+    snapshot: Snapshot, silent: tuple[str, ...], deaf: tuple[DeafWorker, ...] = ()
+) -> Verdict:
     """The verdict; what stops work is bad, what only hides or delays it is a warning."""
     if not snapshot.health:
         return Verdict("warn", (), 0, waiting=True)
@@ -73,5 +80,6 @@ def verdict_of(snapshot: Snapshot, silent: tuple[str, ...]) -> Verdict:
             if queue.length and not queue.consumers
         ]
     warnings = [Trouble("silent-worker", name) for name in silent]
+    warnings += [Trouble("was-deaf", one.node, one.why, one.at) for one in deaf]
     kind = "bad" if bad else "warn" if warnings or snapshot.gaps else "good"
     return Verdict(kind, (*bad, *warnings), len(snapshot.workers))

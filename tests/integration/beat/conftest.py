@@ -20,7 +20,7 @@ APP = "tests.integration.beat.app"
 class Beat:
     """``cloche beat`` of a directory of its own."""
 
-    def __init__(self, directory: Path, broker: str, **settings: str) -> None:
+    def __init__(self, directory: Path, broker: str, app: str = APP, **settings: str) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self.environ = clean_environ(
@@ -29,7 +29,7 @@ class Beat:
         self.log = directory / "beat.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloche", "beat", "-A", APP],
+                [sys.executable, "-m", "cloche", "beat", "-A", app],
                 cwd=directory,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,

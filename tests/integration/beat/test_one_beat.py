@@ -59,6 +59,22 @@ def test_the_second_stands_by_and_takes_over_within_the_locks_time(
     assert len(sent(broker)) == runs(broker)
 
 
+def test_a_scheduler_of_the_applications_own_sends_by_the_same_lock(
+    broker: BrokerProcess, start_beat: StartBeat
+) -> None:
+    own = {"app": "tests.integration.beat.own"}
+    first = start_beat(broker.url, **own)
+    first.says(f"pid {first.process.pid} decided on tick")
+    second = start_beat(broker.url, **own)
+    second.says(f"stands by: the scheduler at work is pid {first.process.pid} on ")
+    wait_for("runs", lambda: runs(broker) >= 4)
+    assert "decided on tick" not in second.output
+    first.process.kill()
+    second.says(f"pid {second.process.pid} decided on tick", 2 + 5)
+    second.process.send_signal(signal.SIGSTOP)
+    assert len(sent(broker)) == runs(broker)
+
+
 def test_an_outage_costs_two_lines_and_no_run_is_sent_twice(
     broker: BrokerProcess, start_beat: StartBeat
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,23 @@ def lines(workers: Workers) -> list[str]:
     return ledger.read_text().splitlines() if ledger.exists() else []
 
 
+def asked(workers: Workers, *words: str) -> str:
+    """What another command of the same directory says."""
+    return subprocess.run(
+        [sys.executable, "-m", "cloche", *words],
+        cwd=workers.directory,
+        env=workers.environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+
+
+def ps(workers: Workers) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in json.loads(asked(workers, "ps", "--json"))["processes"]}
+
+
 def test_a_stopped_worker_is_started_anew(workers: Workers, send: Any) -> None:
     old = workers.pid("one")
     os.kill(old, signal.SIGSTOP)
@@ -98,6 +117,11 @@ def test_a_stopped_worker_is_started_anew(workers: Workers, send: Any) -> None:
     assert (event["kind"], event["worker"].partition("@")[0]) == ("deaf-worker", "one")
     assert event["why"] == "it is stopped by a signal"
     assert lines(workers).count("start after the stop") == 1
+    row = ps(workers)["one"]
+    assert row["restarts"] == 1
+    assert row["was_deaf"].startswith("deaf (it is stopped by a signal) and started anew ")
+    assert ps(workers)["alone"]["was_deaf"] == ""
+    assert "one: it was deaf (it is stopped by a signal) and started anew " in asked(workers, "ps")
 
 
 def test_a_worker_whose_consumer_is_wedged_is_started_anew_with_its_stacks(

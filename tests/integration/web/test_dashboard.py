@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cloche.process.deaf import record_deaf
+from cloche.process.events import record
 from tests.integration.web.fixtures import Stack
 from tests.integration.web.stack import Running, events_of, until
 
@@ -176,3 +179,18 @@ def test_metrics_count_what_tasks_did_and_show_workers_and_queues(
     assert now["celery_active_worker_count"][_of({"queue_name": "celery"})] == 1
     assert now["celery_active_process_count"][_of({"queue_name": "celery"})] == 4
     assert "cloche_event_gaps_total" in now
+
+
+def test_a_worker_that_was_deaf_is_told_of_for_ten_minutes(
+    client: httpx.Client, stack: Stack
+) -> None:
+    run_dir = stack.settings.run_dir
+    record(run_dir, "deaf-worker", worker="old@test", why="it fetches nothing")
+    path = run_dir / "events.jsonl"
+    event = json.loads(path.read_text())
+    path.write_text(json.dumps({**event, "at": event["at"] - 601}) + "\n")
+    record_deaf(run_dir, "first@test", "its loop stands still", pid=1)
+    until(lambda: "its loop stands still" in client.get("/").text or None)
+    page = client.get("/").text
+    assert "<code>first@test</code> was deaf and started anew" in page
+    assert "old@test" not in page
