@@ -63,7 +63,7 @@ class DirectPath(PlainMessages):
         self._traces: dict[str, Trace] = {}
         self._store = BatchStore(consumer.pool.writers)
         self._path.finished = lambda: self._store.waiting
-        self._store.on_waiting = self._path.intake.room
+        self._store.on_waiting = self._path.room
         self._open: dict[str, Any] = {}
         #: Messages that took the direct way, and that took Celery's.
         self.plain = self.others = 0

@@ -46,7 +46,7 @@ class DirectJob(Job):
         self.hard = limits[0] or task.time_limit or options.get("timeout")
         self.run = Run()
         self.asyncio_task = self.thread = self.signum = None
-        self.ended = self.settled = False
+        self.ended = self.settled = self.vacated = False
 
     @property
     def request(self) -> Any:
@@ -77,8 +77,16 @@ class DirectJob(Job):
         watchdog = pool.watchdog
         if self.soft or self.hard:
             watchdog.began(self)
-        task = self.run.task = pool.loop.create_task(self._run())
+        self.run.on_over = self.vacate
+        # In a context of its own: it may begin in the turn of another one that has just ended.
+        task = self.run.task = pool.loop.create_task(self._run(), context=pool.context.copy())
         watchdog.runs(self, task)
+
+    def vacate(self) -> None:
+        """The body is over, its result on its way: another one may have the slot."""
+        if not self.vacated:
+            self.vacated = True
+            self.lane.release()
 
     async def _run(self) -> None:
         request = self._request

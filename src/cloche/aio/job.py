@@ -57,6 +57,8 @@ class Job:
         self.signum: int | None = None
         #: Whether the body has ended.
         self.ended = False
+        #: Whether the slot was given back before that.
+        self.vacated = False
         #: Whether the slot was given back: the pool is done with this job.
         self.settled = False
 

@@ -13,6 +13,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from threading import get_ident
 from typing import Any
 
@@ -60,6 +61,8 @@ class TaskPool(Endings, BasePool):
         self._thread: LoopThread | None = LoopThread.of_process()
         self._loop = self._thread.loop
         self._writers = Writers(self._loop)
+        #: What jobs of the direct path begin with, each with a copy.
+        self.context = copy_context()
         self._outbox = Outbox()
         if self.options.get("threads", True):
             self._outbox.serve()

@@ -74,7 +74,9 @@ class Endings:
         """The slot of a settled job is free for the next one."""
         self._jobs.discard(job)
         self._renewal.count()
-        job.lane.release()
+        if not job.vacated:
+            job.vacated = True
+            job.lane.release()
         job.over()
 
     def _forget(self, job: Job) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -20,7 +20,7 @@ _lock = threading.Lock()
 class Run:
     """What others need of a run: to throw into it, and to decide its fate before it does."""
 
-    __slots__ = ("__weakref__", "_drive", "_early", "fate", "softened", "task")
+    __slots__ = ("__weakref__", "_drive", "_early", "fate", "on_over", "softened", "task")
 
     def __init__(self) -> None:
         self._drive: Drive | None = None
@@ -31,6 +31,8 @@ class Run:
         self.softened = False
         #: The asyncio task it runs in, where somebody has told.
         self.task: asyncio.Task[Any] | None = None
+        #: Called once the body is over and its result on its way, where somebody wants to know.
+        self.on_over: Callable[[], object] | None = None
 
     def settle(self, fate: str) -> bool:
         """Claim how this run ends. False if that is certain already. From any thread."""

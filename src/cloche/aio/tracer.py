@@ -153,7 +153,7 @@ class Tracer:
                 outcome, retval = await self._ended_badly(exc, context, run)
             else:
                 if run.settle(OUTCOME):
-                    outcome = await self._ended_well(uuid, retval, context, not ignored, began)
+                    outcome = await self._ended_well(uuid, retval, context, not ignored, began, run)
                     if outcome.state != states.SUCCESS:
                         retval = outcome.info.retval
             if outcome is None:  # a revoke, a hard limit or the worker's end came first
@@ -165,7 +165,13 @@ class Tracer:
             self._leave(uuid, args, kwargs, outcome, retval, run)
 
     async def _ended_well(
-        self, uuid: str, retval: Any, context: Context, publish: bool, began: float
+        self,
+        uuid: str,
+        retval: Any,
+        context: Context,
+        publish: bool,
+        began: float,
+        run: Run,
     ) -> Outcome:
         """Callbacks and the rest of the chain, then the result, then hook, signal and log."""
         task = self.task
@@ -177,6 +183,8 @@ class Tracer:
                 )
             called_back = True
             if publish or context.chord:
+                if run.on_over is not None:
+                    run.on_over()
                 await self.store.done(task, context, retval, publish)
         except (EncodeError, OperationalError) as exc:
             if called_back and isinstance(exc, OperationalError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cloche.broker import message
+from cloche.broker.direct_ahead import Ahead
 from cloche.broker.direct_intake import Deliver, Intake
 from cloche.broker.fetch import Fetched
 from cloche.broker.keys import Keys
@@ -48,8 +49,9 @@ class Direct:
         self.queues: frozenset[str] = frozenset()
         #: How many of the messages in flight only wait for their result to be stored.
         self.finished: Callable[[], int] = lambda: 0
+        self.ahead = Ahead(self.claim, self._places, deliver, self._return)
         self.intake = Intake(
-            self.keys, self.claim, channel.pool, self.capacity, deliver, self._announce
+            self.keys, self.claim, channel.pool, self.capacity, self.ahead.take_in, self._announce
         )
 
     # -- the channel's thread
@@ -64,14 +66,15 @@ class Direct:
         shared = self._channel.queue_order_strategy == "round_robin"
         names = tuple(queues)
         self.queues = frozenset(names)
-        self._loop.call_soon_threadsafe(lambda: self.intake.consume(names, shared=shared))
+        self._loop.call_soon_threadsafe(self._consume, names, shared)
 
     def quiet(self) -> None:
         """Fetch no more. What was fetched has been delivered when this returns."""
         if self._channel.direct is self:
             self._channel.direct = None
         try:
-            asyncio.run_coroutine_threadsafe(self.intake.quiet(), self._loop).result(PATIENCE)
+            unseen = asyncio.run_coroutine_threadsafe(self._quiet(), self._loop).result(PATIENCE)
+            self._return(unseen)
         except TimeoutError:
             logger.warning("a fetch on its way is left to the lease: the server does not answer")
 
@@ -103,6 +106,7 @@ class Direct:
     def settle(self, tag: str) -> None:
         """The message is done with."""
         self.claim.settle(tag)
+        self.ahead.settled()
         self.freed()
 
     def freed(self) -> None:
@@ -118,6 +122,15 @@ class Direct:
             self._channel.give_back(held)
         except ERRORS:
             self.claim.let_go(tag.partition("/")[2] for tag in held)
+
+    def _return(self, fields: list[str]) -> None:
+        """Back as they came: nobody has seen them."""
+        if not fields:
+            return
+        try:
+            self._channel.give_back([self.tag(field) for field in fields], mark=False)
+        except ERRORS:
+            self.claim.let_go(fields)  # the keeper returns them
 
     def refuse(self, tag: str) -> None:
         """Make it a dead letter."""
@@ -135,23 +148,44 @@ class Direct:
     def _plan(self) -> None:
         self._planned = False
         self.intake.acknowledge_soon()
+        self.room()
+
+    def room(self) -> None:
+        """There may be room for more."""
+        self.ahead.room()
         self.intake.room()
 
+    def _consume(self, names: tuple[str, ...], shared: bool) -> None:
+        self.ahead.keep(frozenset(names))
+        self.intake.consume(names, shared=shared)
+
+    async def _quiet(self) -> list[str]:
+        await self.intake.quiet()
+        return self.ahead.drop()
+
     def capacity(self) -> int:
-        """How many messages may be fetched now: what the prefetch count leaves.
+        """How many messages may be fetched now: what the prefetch count leaves, and some ahead."""
+        qos = self._channel.qos
+        if not qos.can_consume():
+            return 0
+        if "can_consume" in qos.__dict__:  # worker_disable_prefetch, see qos.py
+            return 1
+        if not qos.prefetch_count:
+            return FETCH_LIMIT
+        return min(FETCH_LIMIT, self._places() + self.ahead.wanted - len(self.ahead))
+
+    def _places(self) -> int:
+        """How many messages may be delivered now.
 
         Tasks that have run and only wait for their result to be stored hold no place (as in
         :class:`cloche.broker.qos.QoS`), so that the next batch comes meanwhile; no more than
         WAITING of them, should the results' server be away.
         """
         qos = self._channel.qos
-        if not qos.can_consume():
-            return 0
-        if "can_consume" in qos.__dict__:  # worker_disable_prefetch, see qos.py
-            return 1
-        limit: int = qos.prefetch_count
-        used = len(self.claim.held) - min(self.finished(), WAITING)
-        return min(FETCH_LIMIT, limit - used) if limit else FETCH_LIMIT
+        if not qos.prefetch_count or "can_consume" in qos.__dict__:
+            return FETCH_LIMIT
+        used = len(self.claim.held) - len(self.ahead) - min(self.finished(), WAITING)
+        return int(qos.prefetch_count) - max(0, used)
 
     def _announce(self) -> None:
         self.claim.announce(self._channel.own, self._channel.consumed)

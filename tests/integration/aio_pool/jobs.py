@@ -100,6 +100,18 @@ async def wait(seconds: float) -> float:
     return seconds
 
 
+_left = ContextVar("left", default="")
+
+
+@job()
+async def leaves(name: str) -> str:
+    """What a run before it has left in its context; leaves its own name."""
+    found = _left.get()
+    _left.set(name)
+    await asyncio.sleep(0.001)
+    return found
+
+
 @job()
 async def census() -> dict[str, Any]:
     """This process's threads, and whether Celery's tracer is Celery's."""

@@ -94,6 +94,35 @@ def test_no_more_is_held_than_the_prefetch_count(server: BrokerProcess, shared: 
         result.get(timeout=20)
 
 
+def test_what_was_fetched_ahead_goes_back_unmarked_when_tasks_turn_out_long(
+    server: BrokerProcess, shared: Worker
+) -> None:
+    """Short ones make it fetch more than the prefetch count; then a long one takes each place."""
+    short = [shared.send("nothing") for _ in range(1000)]
+    long = [shared.send("late", f"ahead {number}", 2.0) for number in range(60)]
+    for result in short:
+        result.get(timeout=20)
+    client = server.client()
+    wait_for("ten in flight", lambda: _inflight(client) == 10 and client.llen(QUEUE) == 50, 1.9)
+    assert not any('"redelivered": true' in text for text in client.lrange(QUEUE, 0, -1))
+    shared.app.control.purge()
+    for result in long[:10]:
+        result.get(timeout=20)
+    began = _numbers(shared, "began")
+    assert sorted(name for name in began if name.startswith("ahead")) == sorted(
+        f"ahead {number}" for number in range(10)
+    )
+    wait_for("nothing in flight", lambda: _idle(server))
+
+
+def test_a_run_begins_in_a_context_of_its_own(server: BrokerProcess, tmp_path: Path) -> None:
+    """Also where it begins in the turn of one that has just ended."""
+    options = {"task_default_queue": "leaves", "concurrency": 2, "worker_prefetch_multiplier": 20}
+    with _worker(server, tmp_path, "leaves", **options) as found:
+        results = [found.send("leaves", f"{number}") for number in range(200)]
+        assert {one.get(timeout=20) for one in results} == {""}
+
+
 def test_plain_tasks_that_end_make_room_for_the_next_at_once(
     server: BrokerProcess, tmp_path: Path
 ) -> None:
