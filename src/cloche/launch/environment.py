@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from celery import Celery
 
 from cloche.app import harden, load_app, restore
+from cloche.broker.choice import LOCAL_PORT, look_local
 from cloche.broker.embedded import EmbeddedBroker
 from cloche.errors import BrokerError, BrokerFault
 from cloche.settings import Resolved, Settings, reload, to_environ
@@ -37,23 +38,31 @@ def load_environment(resolved: Resolved) -> Environment:
     return Environment(app, reload(resolved, app_conf=set_by_app(app.conf)))
 
 
-def join(resolved: Resolved) -> Environment:
+def join(resolved: Resolved, *, port: int = LOCAL_PORT) -> Environment:
     """What ``cloche worker``, ``beat``, ``service`` and ``dashboard`` run with.
 
     The broker is the configured one, else the embedded one of a ``cloche up`` in the same
-    run directory. Raises AppError, SettingsError, and BrokerError where there is none.
+    run directory, else the local server at ``port`` that a ``cloche up`` would take. Raises
+    AppError, SettingsError, and BrokerError where there is none.
     """
     environment = load_environment(resolved)
     url = environment.settings.broker.url
     found = url.get_secret_value() if url else running_embedded(environment.settings)
-    if found is None:
+    return agree(environment, found or _local(environment.settings, port))
+
+
+def _local(settings: Settings, port: int) -> str:
+    facts, objection = None, "broker.embedded is 'always'"
+    if settings.broker.embedded != "always":
+        facts, objection = look_local(port=port)
+    if facts is None:
         raise BrokerError(
-            "no broker is configured, and no cloche up runs one in "
-            f"{environment.settings.run_dir.absolute()}",
+            f"no broker is configured, no cloche up runs one in {settings.run_dir.absolute()}, "
+            f"and {objection}",
             fault=BrokerFault.REFUSED,
             fix="run `cloche up`, or set REDIS_URL or broker.url",
         )
-    return agree(environment, found)
+    return facts.url
 
 
 def agree(environment: Environment, broker_url: str) -> Environment:

@@ -69,9 +69,12 @@ class LogStack:
         wait_for("the worker to be ready", lambda: "is ready" in log.read_text(), 60)
         return process
 
-    def producer(self, name: str, count: int, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    def producer(
+        self, name: str, count: int, pause: float = 0.0, size: int = 0
+    ) -> subprocess.Popen[bytes]:
         """A process that logs."""
-        words = ["-m", "tests.integration.logs_write.producer", name, str(count), str(pause)]
+        numbers = (str(count), str(pause), str(size))
+        words = ["-m", "tests.integration.logs_write.producer", name, *numbers]
         return self.process(words, self.directory / f"{name}.json")
 
     def stats(self, name: str) -> dict[str, Any]:

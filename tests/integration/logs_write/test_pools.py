@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from cloche import ExecutionLogger
@@ -153,6 +154,36 @@ def test_memory_and_disk_are_bounded_while_database_and_broker_are_full(
         log.stats().dropped
     )
     log.close()
+
+
+def test_an_outage_of_the_database_costs_producer_and_worker_no_memory(
+    make_stack: Make, broker: BrokerProcess, own_postgres: PostgresProcess
+) -> None:
+    """What is logged meanwhile is several times what either of them may grow by."""
+    stack = make_stack(
+        broker.url,
+        own_postgres.url,
+        CLOCHE_LOGS__BUFFER="2000",
+        CLOCHE_LOGS__MAX_QUEUED="20",
+        CLOCHE_LOGS__MAX_SPOOL="2000000",
+    )
+    worker = psutil.Process(stack.worker().pid)
+    own_postgres.kill()
+    first = stack.producer("first", 3000, 0.01, 1000)
+    assert first.wait(60) == 0
+    before = resident(worker)
+    producer = stack.producer("long", 100_000, 0.002, 1000)
+    assert producer.wait(120) == 0
+    stats = stack.stats("long")
+    assert stats["accepted"] == 100_000
+    assert stats["dropped"]["spool full"] > 50_000
+    assert stats["grown"] < 25 * 2**20
+    assert resident(worker) - before < 25 * 2**20
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of it and its children."""
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
 
 
 def idle(stack: LogStack) -> bool:
