@@ -1,4 +1,4 @@
-"""The worker's side of its pulse: a thread that notes every second how it stands.
+"""The worker's side of its pulse: a thread that notes every two seconds how it stands.
 
 The same thread tells systemd that the worker lives (``WATCHDOG=1``), as long as that is true.
 """
@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError
 
 from cloche.process import table
 from cloche.process.identity import Identity
-from cloche.process.pulse import DIRECTORY, PERIOD, SILENT, Pulse, pulse_path
+from cloche.process.pulse import DIRECTORY, PERIOD, SILENT, Pulse, PulseFile, pulse_path
 from cloche.process.watched import SignOfLife
 
 logger = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class Heart:
         self.connected = False
         self._consumer = consumer
         self._directory: Path = settings.run_dir.absolute()
+        self._file = PulseFile(self._directory, consumer.hostname)
         self._turned = time.monotonic()
         self._life = SignOfLife()
         self._broker = _Broker(consumer)
@@ -113,9 +114,11 @@ class Heart:
     def _beat(self) -> None:
         pulse = self._now()
         try:
-            pulse.write(self._directory)
+            self._file.write(pulse)
         except OSError:
             self._clear()  # no pulse is better than an old one: nobody judges by it
+        if self._life.period is None:  # nobody waits for it
+            return
         if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
             self._life.give()
 
@@ -123,8 +126,7 @@ class Heart:
         return min(PERIOD, (self._life.period or PERIOD) / 2)
 
     def _clear(self) -> None:
-        with contextlib.suppress(OSError):
-            pulse_path(self._directory, self._consumer.hostname).unlink(missing_ok=True)
+        self._file.remove()
 
     def _now(self) -> Pulse:
         consumer = self._consumer

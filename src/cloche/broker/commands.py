@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
 import redis
 
 
@@ -23,7 +24,11 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
     pool: Any = client.connection_pool
     connection = _take(pool)
     try:
-        connection.send_packed_command(connection.pack_commands(commands))
+        packed = b"".join(
+            hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
+            for words in commands
+        )
+        connection.send_packed_command([packed])
         return [_reply(connection) for _ in commands]
     except BaseException:
         connection.disconnect()  # what it reads next would be these replies
@@ -41,12 +46,11 @@ def _reply(connection: Any) -> Any:
 
 # redis-py counts every loan of a connection for its metrics and tells its listeners: half of what
 # sending a command costs. Connections are borrowed once, for as long as the pool lives; it knows
-# them as in use, so it closes them with the others. Not from pools with a limit or a will of
-# their own.
+# them as in use, so it closes them with the others. Not from pools with a will of their own.
 
-#: Connections kept of one pool, and how many it must be able to lend: a small limit is its own.
-_KEPT = 8
-_LENT = 50
+#: Connections kept of a pool, by how many it can lend at least: those of a small one are for
+#: everybody (kombu's lend ten).
+_KEPT = ((50, 8), (8, 1))
 
 
 def _take(pool: Any) -> Any:
@@ -74,7 +78,7 @@ def _is_ready(connection: Any) -> bool:
 
 def _give(pool: Any, connection: Any) -> None:
     kept = _kept(pool)
-    if kept is None or len(kept) >= _KEPT:
+    if kept is None or len(kept) >= _most(pool):
         pool.release(connection)
     else:
         kept.append(connection)
@@ -82,10 +86,15 @@ def _give(pool: Any, connection: Any) -> None:
 
 def _kept(pool: Any) -> list[Any] | None:
     """The connections that were borrowed of ``pool`` in this process; None: it keeps its own."""
-    if type(pool) is not redis.ConnectionPool or pool.max_connections < _LENT:
+    if type(pool) is not redis.ConnectionPool or not _most(pool):
         return None
     pid, kept = getattr(pool, "_cloche_kept", (0, None))
     if pid != os.getpid():
         kept = []
         pool._cloche_kept = os.getpid(), kept  # type: ignore[attr-defined]
     return kept
+
+
+def _most(pool: Any) -> int:
+    """How many connections of ``pool`` may be kept."""
+    return next((kept for lent, kept in _KEPT if pool.max_connections >= lent), 0)

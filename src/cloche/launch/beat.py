@@ -20,7 +20,7 @@ from cloche.launch.environment import Environment
 from cloche.process import table
 from cloche.process.identity import Identity
 from cloche.process.notify import notify
-from cloche.process.pulse import DIRECTORY, PERIOD, Pulse, pulse_path
+from cloche.process.pulse import DIRECTORY, PERIOD, Pulse, PulseFile
 from cloche.process.watched import SignOfLife
 
 logger = logging.getLogger("cloche.beat")
@@ -60,7 +60,7 @@ class Status:
     """Tells the supervisor what the scheduler does, and everybody here that it turns."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._file = PulseFile(directory, _NODE)
         self._life = SignOfLife()
         self._identity = Identity.own()
         self._told = ""
@@ -81,11 +81,11 @@ class Status:
         if now >= self._pulse_due:
             self._pulse_due = now + PERIOD / 2
             with contextlib.suppress(OSError):
-                self._pulse(now, connected="waits" not in words).write(self._directory)
+                self._file.write(self._pulse(now, connected="waits" not in words))
 
     def end(self) -> None:
         """There is no scheduler here any more."""
-        pulse_path(self._directory, _NODE).unlink(missing_ok=True)
+        self._file.remove()
 
     def _pulse(self, now: float, *, connected: bool) -> Pulse:
         return Pulse(

@@ -1,4 +1,4 @@
-"""The pulse of a worker: a small file in the run directory, written anew every second.
+"""The pulse of a worker: a small file in the run directory, written anew every two seconds.
 
 Whoever asks whether a worker lives need not ask the worker, which may be busy or stopped, nor
 the broker, which may be away. Times are monotonic seconds, the same for all processes of a
@@ -7,21 +7,25 @@ machine until its next boot.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
+import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from cloche.process import table
 from cloche.process.identity import Identity
 
 #: Seconds between two beats.
-PERIOD = 1.0
+PERIOD = 2.0
 #: Seconds without a beat, or without a turn of the loop, after which something is wrong.
-SILENT = 5.0
+SILENT = 6.0
 DIRECTORY = "pulse"
 
 
@@ -59,13 +63,6 @@ class Pulse:
         """The worker's main process."""
         return Identity(self.pid, self.started)
 
-    def write(self, directory: Path) -> None:
-        """Put it into the run directory. Raises OSError."""
-        path = pulse_path(directory, self.node)
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(asdict(self)))
-        os.replace(draft, path)
-
     def trouble(self, now: float | None = None) -> str | None:
         """What is wrong with the process itself, in words; None if it lives and turns."""
         now = time.monotonic() if now is None else now
@@ -88,14 +85,73 @@ def pulse_path(directory: Path, node: str, suffix: str = ".json") -> Path:
     return directory / DIRECTORY / f"{quote(node, safe='@')}{suffix}"
 
 
+class PulseFile:
+    """The file of one process's pulse, written over in place each time: to make a new one and
+    rename it costs an idle worker more than all else it does."""
+
+    def __init__(self, directory: Path, node: str) -> None:
+        self.path = pulse_path(directory, node)
+        self._handle = -1
+        self._size = 0
+        # Again by the same thread, too: a signal may end a worker in the midst of it.
+        self._lock = threading.RLock()
+
+    def write(self, pulse: Pulse) -> None:
+        """Put it there. Raises OSError."""
+        with self._lock:
+            self._write(pulse)
+
+    def _write(self, pulse: Pulse) -> None:
+        if self._handle >= 0 and not os.fstat(self._handle).st_nlink:  # somebody removed it
+            self._close()
+        if self._handle < 0:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self._handle = os.open(self.path, flags, 0o600)
+        text = _signed({name: getattr(pulse, name) for name in _FIELDS})
+        self._size = max(self._size, len(text))
+        os.pwrite(self._handle, text.ljust(self._size), 0)
+
+    def remove(self) -> None:
+        """There is no pulse any more."""
+        with self._lock, contextlib.suppress(OSError):
+            self._close()
+            self.path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle, self._size = -1, 0
+
+
+_FIELDS = tuple(field.name for field in fields(Pulse))
+
+
+def _signed(raw: dict[str, Any]) -> bytes:
+    """As JSON, with a sum by which a reader sees that it was not being written over."""
+    text = json.dumps(raw)
+    return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
+
+
 def read_pulse(path: Path) -> Pulse | None:
     """The pulse in a file; None if there is none, it is unreadable, or of an earlier boot."""
-    try:
-        raw = json.loads(path.read_text())
-        pulse = Pulse(**{**raw, "queues": tuple(raw["queues"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return pulse if pulse.boot == table.boot_id() else None
+    for _ in range(_READS):
+        try:
+            text = path.read_bytes()
+            raw = json.loads(text)
+            del raw["crc"]
+            if _signed(raw) != text.rstrip() + b"\n":
+                continue
+            pulse = Pulse(**{**raw, "queues": tuple(raw["queues"])})
+        except OSError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            continue
+        return pulse if pulse.boot == table.boot_id() else None
+    return None
+
+
+#: Reads of a file that is written over meanwhile, which takes microseconds once a second.
+_READS = 5
 
 
 def pulses(directory: Path) -> Iterator[Pulse]:

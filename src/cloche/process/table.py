@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 if sys.platform != "linux":
@@ -76,6 +77,7 @@ def carriers(instance: str) -> tuple[Carrier, ...]:
 if sys.platform == "linux":
     _TICKS = os.sysconf("SC_CLK_TCK")
 
+    @cache
     def boot_id() -> str:
         """Changes with every boot: identities of another boot are all gone."""
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
