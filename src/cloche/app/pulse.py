@@ -1,6 +1,7 @@
-"""The worker's side of its pulse: a thread that notes every two seconds how it stands.
+"""The worker's side of its pulse: its loop notes every two seconds how it stands.
 
-The same thread tells systemd that the worker lives (``WATCHDOG=1``), as long as that is true.
+A thread does so while the loop does not turn, and tells systemd that the worker lives
+(``WATCHDOG=1``), as long as that is true.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class PulseStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         self._heart.connected = False
+        self._heart.turn()
 
     terminate = stop
 
@@ -73,6 +75,7 @@ class Heart:
         self._directory: Path = settings.run_dir.absolute()
         self._file = PulseFile(self._directory, consumer.hostname)
         self._turned = time.monotonic()
+        self._noted = 0.0
         self._life = SignOfLife()
         self._broker = _Broker(consumer)
         self._identity = Identity.own()
@@ -83,6 +86,8 @@ class Heart:
     def turn(self) -> None:
         """In the loop: it turns."""
         self._turned = time.monotonic()
+        if self._thread is not None and not self._stopping.is_set():
+            self._note(self._now())
 
     def start(self) -> None:
         """Begin; again is harmless."""
@@ -112,18 +117,25 @@ class Heart:
             self._beat()
 
     def _beat(self) -> None:
+        """In the thread: what the loop did not do, and what systemd waits for."""
         pulse = self._now()
-        try:
-            self._file.write(pulse)
-        except OSError:
-            self._clear()  # no pulse is better than an old one: nobody judges by it
+        if pulse.at - self._noted > 1.25 * PERIOD:
+            self._note(pulse)
         if self._life.period is None:  # nobody waits for it
             return
         if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
             self._life.give()
 
     def _pause(self) -> float:
-        return min(PERIOD, (self._life.period or PERIOD) / 2)
+        longest = 2 * PERIOD  # with the loop's own it is less than SILENT
+        return min(longest, (self._life.period or 2 * longest) / 2)
+
+    def _note(self, pulse: Pulse) -> None:
+        self._noted = pulse.at
+        try:
+            self._file.write(pulse)
+        except OSError:
+            self._clear()  # no pulse is better than an old one: nobody judges by it
 
     def _clear(self) -> None:
         self._file.remove()
