@@ -31,8 +31,16 @@ def test_alone_it_takes_the_local_server_that_the_launcher_would(
         found = join(load(environ={}), port=server.port)
         assert found.settings.broker.url is not None
         assert found.settings.broker.url.get_secret_value() == f"redis://127.0.0.1:{server.port}/0"
-        with pytest.raises(BrokerError, match=r"and broker\.embedded is 'always'"):
-            join(load({"broker.embedded": "always"}, environ={}), port=server.port)
+
+
+def test_alone_it_does_not_where_only_the_embedded_one_is_wanted(
+    in_its_own_directory: None,
+) -> None:
+    with (
+        BrokerProcess() as server,
+        pytest.raises(BrokerError, match=r"and broker\.embedded is 'always'"),
+    ):
+        join(load({"broker.embedded": "always"}, environ={}), port=server.port)
 
 
 def test_where_there_is_none_it_says_where_it_has_looked(in_its_own_directory: None) -> None:

@@ -36,5 +36,5 @@ def main(name: str, count: int, pause: float, size: int) -> None:
 
 
 if __name__ == "__main__":
-    _, name, count, pause, size, *_ = [*sys.argv, "0", "0"]
+    name, count, pause, size = [*sys.argv[1:], "0", "0"][:4]
     main(name, int(count), float(pause), int(size))
