@@ -46,11 +46,12 @@ def _reply(connection: Any) -> Any:
 
 # redis-py counts every loan of a connection for its metrics and tells its listeners: half of what
 # sending a command costs. Connections are borrowed once, for as long as the pool lives; it knows
-# them as in use, so it closes them with the others. Not from pools with a will of their own.
+# them as in use, so it closes them with the others. Not from pools with a limit or a will of
+# their own.
 
-#: Connections kept of a pool, by how many it can lend at least: those of a small one are for
-#: everybody (kombu's lend ten).
-_KEPT = ((50, 8), (8, 1))
+#: Connections kept of one pool, and how many it must be able to lend: a small limit is its own.
+_KEPT = 8
+_LENT = 50
 
 
 def _take(pool: Any) -> Any:
@@ -78,7 +79,7 @@ def _is_ready(connection: Any) -> bool:
 
 def _give(pool: Any, connection: Any) -> None:
     kept = _kept(pool)
-    if kept is None or len(kept) >= _most(pool):
+    if kept is None or len(kept) >= _KEPT:
         pool.release(connection)
     else:
         kept.append(connection)
@@ -86,15 +87,10 @@ def _give(pool: Any, connection: Any) -> None:
 
 def _kept(pool: Any) -> list[Any] | None:
     """The connections that were borrowed of ``pool`` in this process; None: it keeps its own."""
-    if type(pool) is not redis.ConnectionPool or not _most(pool):
+    if type(pool) is not redis.ConnectionPool or pool.max_connections < _LENT:
         return None
     pid, kept = getattr(pool, "_cloche_kept", (0, None))
     if pid != os.getpid():
         kept = []
         pool._cloche_kept = os.getpid(), kept  # type: ignore[attr-defined]
     return kept
-
-
-def _most(pool: Any) -> int:
-    """How many connections of ``pool`` may be kept."""
-    return next((kept for lent, kept in _KEPT if pool.max_connections >= lent), 0)

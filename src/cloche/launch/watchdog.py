@@ -105,7 +105,7 @@ def _why(pulse: Pulse, now: float, *, stopped: bool, worked: bool) -> str | None
         return "its loop stands still"
     if pulse.active or pulse.reserved:
         return None
-    still = pulse.at - pulse.turned > 2.5 * PERIOD
+    still = now - pulse.turned > 2.5 * PERIOD
     return "its loop stands still" if still else "it fetches nothing"
 
 

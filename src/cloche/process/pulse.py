@@ -22,10 +22,10 @@ from urllib.parse import quote
 from cloche.process import table
 from cloche.process.identity import Identity
 
-#: Seconds between two beats.
+#: Seconds between two beats; a loop that has nothing to do turns less often.
 PERIOD = 2.0
 #: Seconds without a beat, or without a turn of the loop, after which something is wrong.
-SILENT = 6.0
+SILENT = 8.0
 DIRECTORY = "pulse"
 
 
