@@ -67,8 +67,9 @@ class PulseStep(bootsteps.StartStopStep):
         """
         hub.on_tick.add(self._heart.turn)
         if consumer.connection.transport.driver_type != "redis":
-            # Each second: on RabbitMQ an idle solo worker's last acknowledgement was seen to leave
-            # with the next turn only, and was lost with a kill -9 before it.
+            # Each second: what Celery drains first thing as its loop begins is acknowledged with
+            # the loop's next turn (celery.worker.loops._quick_drain), and lost with a kill -9
+            # before that.
             hub.call_repeatedly(1.0, self._heart.turn)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -42,12 +40,11 @@ def stack(broker_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "CLOCHE_SERVICE__PORT": str(free_port()),
         "CLOCHE_DASHBOARD__PORT": str(free_port()),
     }
-    # Files of this package may run with others between them, and each time with another broker.
-    sys.modules.pop("tests.integration.web.sample", None)
+    # The module is imported once, this fixture made once per package of tests.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environ.items():
             patch.setenv(name, value)
-        sample = import_module("tests.integration.web.sample")
+        from tests.integration.web import sample
     settings = load(environ=environ, directory=directory).settings
     # One process writes the schema before others look for it.
     with working(
