@@ -1,4 +1,4 @@
-"""The pulse of a worker: a small file in the run directory, written anew every two seconds.
+"""The pulse of a worker: a small file in the run directory, written over every two seconds.
 
 Whoever asks whether a worker lives need not ask the worker, which may be busy or stopped, nor
 the broker, which may be away. Times are monotonic seconds, the same for all processes of a
