@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,16 +23,29 @@ class Thing:
             raise ConnectionError("away")
 
 
+@pytest.fixture
+def voices() -> Iterator[list[Voice]]:
+    """What a test puts here falls silent with it: the next test reads the log too."""
+    made: list[Voice] = []
+    yield made
+    for voice in made:
+        voice.rest()
+        thread = voice._thread
+        if thread is not None:
+            thread.join(10)
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "cloche.outages"]
 
 
 def test_a_line_when_it_begins_reminders_and_one_when_it_is_over(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, voices: list[Voice]
 ) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
     voice = Voice("the thing", thing.answers, "all wait", remind=0.3, ask=0.02)
+    voices.append(voice)
     for _ in range(500):
         voice.failed("refused")
     assert lines(caplog) == ["the thing does not answer (refused): all wait"]
@@ -44,10 +58,13 @@ def test_a_line_when_it_begins_reminders_and_one_when_it_is_over(
     assert lines(caplog)[3].startswith("the thing answers again, after ")
 
 
-def test_one_that_comes_and_goes_is_told_of_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_comes_and_goes_is_told_of_once_a_while(
+    caplog: pytest.LogCaptureFixture, voices: list[Voice]
+) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
     voice = Voice("the thing", thing.answers, "all wait", remind=1.0, ask=0.01)
+    voices.append(voice)
     for _ in range(10):
         thing.there.clear()
         voice.failed("refused")
@@ -61,10 +78,13 @@ def test_one_that_comes_and_goes_is_told_of_once_a_while(caplog: pytest.LogCaptu
     assert len(rest) <= 1
 
 
-def test_one_that_nobody_needs_any_more_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_nobody_needs_any_more_is_not_told_of(
+    caplog: pytest.LogCaptureFixture, voices: list[Voice]
+) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
     voice = Voice("the thing", thing.answers, "all wait", remind=0.1, ask=0.01)
+    voices.append(voice)
     voice.failed("refused")
     voice.rest()
     wait_for("its thread to end", lambda: voice._thread is None)

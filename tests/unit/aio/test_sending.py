@@ -71,9 +71,9 @@ def test_a_slow_delay_on_a_loop_is_warned_of_once_with_its_line(
 
     with caplog.at_level(logging.WARNING):
         sent.delay()  # no loop runs here: nothing to say
-        assert caplog.records == []
+        assert "held up" not in caplog.text
         asyncio.run(send())
-    (record,) = caplog.records
+    (record,) = (record for record in caplog.records if record.name == "cloche.aio.sending")
     line = send.__code__.co_firstlineno + 2
     assert record.getMessage().startswith(f"{__file__}:{line}: sending sent held up")
 
