@@ -301,6 +301,7 @@ class Channel(Consuming, stock.Channel):
             with contextlib.suppress(*ERRORS):
                 self.events.flush()
         self.events.close()
+        self.outbox.close()
         try:
             super().close()
         finally:
@@ -315,6 +316,7 @@ class Channel(Consuming, stock.Channel):
             if self._qos is not None:
                 self._qos.orphan()
             self.auto_delete_queues.clear()
+            self.outbox.close()
             _ = self.own  # made while the connection is known
             super().close()
             lease_table.release(self, orphaned=True)

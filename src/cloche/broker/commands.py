@@ -24,6 +24,14 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
     pool: Any = client.connection_pool
     connection = _take(pool)
     try:
+        return exchange(connection, commands)
+    finally:
+        _give(pool, connection)
+
+
+def exchange(connection: Any, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
+    """The same on a connection of redis-py that the caller has for itself."""
+    try:
         packed = b"".join(
             hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
             for words in commands
@@ -33,8 +41,6 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
     except BaseException:
         connection.disconnect()  # what it reads next would be these replies
         raise
-    finally:
-        _give(pool, connection)
 
 
 def _reply(connection: Any) -> Any:
@@ -62,14 +68,17 @@ def _take(pool: Any) -> Any:
             connection = kept.pop()
         except IndexError:  # another thread took the last
             break
-        if not connection.should_reconnect() and _is_ready(connection):
+        if not connection.should_reconnect() and is_ready(connection):
             return connection
         pool.release(connection)
     return pool.get_connection()
 
 
-def _is_ready(connection: Any) -> bool:
-    """Whether nothing is to be read: neither old replies nor the end of the connection."""
+def is_ready(connection: Any) -> bool:
+    """Whether nothing is to be read: neither old replies nor the end of the connection.
+
+    Where its end is to be read it is disconnected, and connects again when it is used.
+    """
     try:
         return not connection.can_read()
     except (redis.exceptions.RedisError, OSError):

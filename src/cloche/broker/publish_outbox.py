@@ -13,9 +13,9 @@ import redis
 from kombu.utils.json import dumps
 
 from cloche.broker import delayed, lua, message
-from cloche.broker.commands import send_all
 from cloche.broker.keys import Keys
 from cloche.broker.outage import ERRORS, Outage
+from cloche.broker.publish_line import Line
 from cloche.broker.publish_spool import Spool, Spooled, default_directory
 
 #: Seconds the server remembers a message id, so that a spooled copy is not published again.
@@ -28,6 +28,11 @@ class Outbox:
     def __init__(self, client: Callable[[], redis.Redis], keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self._line = Line(client)
+
+    def close(self) -> None:
+        """Give up the connection; what is sent later goes over one of the client's."""
+        self._line.close()
 
     def send(self, queue: str, suffix: str, envelope: message.Envelope) -> None:
         """Send it. Raises what redis-py raises."""
@@ -46,11 +51,10 @@ class Outbox:
         """
         keys = self._keys
         names = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
-        commands = [lua.PUBLISH.command(names, [text, queue])]
-        commands += [["PUBLISH", topic, event] for topic, event in broadcasts]
-        reply = send_all(self._client(), commands)[0]
+        arguments = [text, queue, *(word for pair in broadcasts for word in pair)]
+        reply = self._line.send_all([lua.PUBLISH.command(names, arguments)])[0]
         if isinstance(reply, redis.exceptions.NoScriptError):
-            lua.PUBLISH.run(self._client(), names, [text, queue])
+            lua.PUBLISH.run(self._client(), names, arguments)
         elif isinstance(reply, Exception):
             raise reply
 
@@ -66,6 +70,9 @@ class SpoolingOutbox:
         self._outage = Outage("publishing")
         name = hashlib.sha256(f"{server} {keys.prefix}".encode()).hexdigest()[:16]
         self.spool = Spool(Path(directory) if directory else default_directory(), name, self._once)
+
+    def close(self) -> None:
+        """Nothing to give up: the spool goes on until it is empty."""
 
     def send(self, queue: str, suffix: str, envelope: message.Envelope) -> None:
         """Send it or keep it. Raises OSError if it could not be kept either."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import celery
 from celery import signals
+from celery._state import get_current_task
 from celery.app.amqp import AMQP
 from celery.app.routes import MapRoute, Router
 from celery.backends.base import Backend
@@ -114,7 +115,7 @@ class QuickPublisher:
 
     def _in_a_task(self) -> bool:
         """Whether a task runs here: then the message tells of its parent and root."""
-        return bool(self._task.app.current_worker_task)
+        return get_current_task() is not None and bool(self._task.app.current_worker_task)
 
     def _push(
         self, ready: _Ready, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]

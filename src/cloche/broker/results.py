@@ -30,6 +30,8 @@ class _OneCall:
     app: Any
     client: Any
     always_retry: bool
+    result_consumer: Any
+    _pending_results: Any
     expires: int | None
     failure_expires: int | None
     _MAX_STR_VALUE_SIZE: int
@@ -110,6 +112,16 @@ class _OneCall:
         if options.get("subscribe_on_call", True):
             super().on_task_call(producer, task_id)  # type: ignore[misc]
 
+    def remove_pending_result(self, result: Any) -> Any:
+        """As Celery's; called for each result that nobody needs any more.
+
+        Most were never waited for, where ``delay`` does not subscribe: nothing to do for them.
+        """
+        concrete, weak = self._pending_results
+        if concrete or weak or self.result_consumer.subscribed_to:
+            return super().remove_pending_result(result)  # type: ignore[misc]
+        return result
+
     def writer(self) -> ResultWriter:
         """Stores states without blocking an event loop."""
         return ResultWriter(self)
@@ -133,8 +145,22 @@ class _OneCall:
         return result
 
 
+class ResultConsumer(stock.ResultConsumer):
+    """Celery's, which does not connect in order to unsubscribe."""
+
+    def cancel_for(self, task_id: str) -> None:
+        """As Celery's; results call it when they are destroyed, often along with all of this."""
+        pubsub = self._pubsub
+        if pubsub is not None and pubsub.connection is None:
+            self.subscribed_to.discard(self._get_key_for_task(task_id))
+            return
+        super().cancel_for(task_id)
+
+
 class RedisBackend(_OneCall, stock.RedisBackend):
     """``cloche+redis://``, ``cloche+rediss://``, ``cloche+socket://``."""
+
+    ResultConsumer = ResultConsumer
 
     def _params_from_url(self, url: str, defaults: dict[str, Any]) -> dict[str, Any]:
         # Celery refuses rediss:// without ssl_cert_reqs; as for the broker the certificate is
@@ -149,6 +175,8 @@ class RedisBackend(_OneCall, stock.RedisBackend):
 
 class SentinelBackend(_OneCall, stock.SentinelBackend):
     """``cloche+sentinel://``."""
+
+    ResultConsumer = ResultConsumer
 
 
 def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend | SentinelBackend:

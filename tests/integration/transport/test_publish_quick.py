@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -322,3 +323,16 @@ def test_a_publisher_that_listens_for_results_has_subscribed_to_each(
     assert was_quick(task)
     channel = f"celery-task-meta-{result.id}"
     wait_until(lambda: bench.client.pubsub_numsub(channel)[0][1] == 1, "subscribed")
+
+
+def test_a_result_that_outlives_its_subscription_does_not_connect_to_end_it(
+    bench: Bench, task: Any
+) -> None:
+    result = task.delay(1)
+    consumer = task.backend.result_consumer
+    assert consumer.subscribed_to
+    consumer._pubsub.reset()  # as when the garbage collector takes all of it at once
+    del result
+    gc.collect()
+    assert consumer._pubsub.connection is None
+    assert not consumer.subscribed_to

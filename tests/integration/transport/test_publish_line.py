@@ -1,0 +1,137 @@
+"""A publisher's own connection: one for all calls, none left behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from cloche.app.task import Task
+from tests.integration.transport.harness import Bench, wait_until
+from tests.integration.transport.proxy import Proxy
+
+
+@pytest.fixture
+def app(bench: Bench) -> Iterator[Celery]:
+    made = publisher(bench.url)
+    hang_up(made)  # kombu's pool has what an earlier test's application opened
+    yield made
+    hang_up(made)
+    made.close()
+
+
+def publisher(url: str) -> Celery:
+    made = Celery("line", broker=url, task_cls=Task, set_as_current=False)
+    made.conf.task_ignore_result = True
+
+    @made.task(name="demo.note", shared=False)
+    def note(x: int) -> None:
+        raise AssertionError("only published")
+
+    return made
+
+
+def send(app: Celery, *numbers: int) -> None:
+    for number in numbers:
+        app.tasks["demo.note"].delay(number)
+
+
+def arrived(bench: Bench) -> list[str]:
+    """What the messages say they were called with, oldest first."""
+    raw = reversed(bench.client.lrange("celery", 0, -1))
+    return [json.loads(one)["headers"]["argsrepr"] for one in raw]
+
+
+def connections(bench: Bench) -> set[str]:
+    """The server's ids of connections that last ran a script, as publishing does."""
+    return {one["id"] for one in bench.client.client_list() if one["cmd"] == "evalsha"}
+
+
+def hang_up(app: Celery) -> None:
+    """Close the connection that its publishing uses; kombu keeps it for the whole process."""
+    with app.producer_or_acquire() as producer:
+        producer.connection.close()
+
+
+def test_all_calls_go_over_one_connection_which_closes_with_its_channel(
+    bench: Bench, app: Celery
+) -> None:
+    before = len(bench.client.client_list())
+    earlier = connections(bench)
+    send(app, 0)
+    first = connections(bench) - earlier
+    assert len(first) == 1
+    for number in range(1, 20):
+        send(app, number)
+        assert connections(bench) - earlier == first
+    line: Any = app.tasks["demo.note"].__dict__["_cloche_quick"]._ready.outbox._line
+    hang_up(app)
+    wait_until(lambda: len(bench.client.client_list()) <= before, "no connection left behind")
+    send(app, 20)  # which may go over one of the pool's
+    assert line._connection is None
+    assert arrived(bench) == [f"({number},)" for number in range(21)]
+
+
+def test_threads_publish_at_once_and_nothing_is_lost_or_repeated(bench: Bench, app: Celery) -> None:
+    send(app, 0)
+    started = [threading.Thread(target=send, args=(app, *range(n, n + 200))) for n in (1, 201, 401)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    assert sorted(arrived(bench)) == sorted(f"({number},)" for number in range(601))
+
+
+def test_a_forked_process_publishes_on_a_connection_of_its_own(bench: Bench, app: Celery) -> None:
+    earlier = connections(bench)
+    send(app, 0)
+    ours = connections(bench) - earlier
+    forks = multiprocessing.get_context("fork")
+    child = forks.Process(target=send, args=(app, *range(1, 101)))
+    child.start()
+    send(app, *range(101, 201))
+    child.join(20)
+    assert child.exitcode == 0
+    assert sorted(arrived(bench)) == sorted(f"({number},)" for number in range(201))
+    assert len(ours) == 1
+    wait_until(lambda: connections(bench) - earlier == ours, "the child's is closed with it")
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(bench: Bench) -> None:
+    with Proxy(bench.broker.port) as proxy:
+        app = publisher(f"cloche+redis://127.0.0.1:{proxy.port}/0")
+        app.conf.task_publish_retry = False  # whatever fails is told
+        send(app, 0)
+        line: Any = app.tasks["demo.note"].__dict__["_cloche_quick"]._ready.outbox._line
+        proxy.cut()
+        wait_until(lambda: not line_is_open(line), "the end has arrived here")
+        send(app, 1, 2)
+        app.close()
+    assert arrived(bench) == ["(0,)", "(1,)", "(2,)"]
+
+
+def line_is_open(line: Any) -> bool:
+    try:
+        return not line._connection.can_read()
+    except redis.exceptions.ConnectionError:
+        return False
+
+
+def test_an_event_that_nobody_may_publish_does_not_fail_its_message(bench: Bench) -> None:
+    bench.client.acl_setuser(
+        "mute", enabled=True, passwords=["+secret"], keys=["*"], channels=[], categories=["+@all"]
+    )
+    app = publisher(bench.url.replace("127.0.0.1", "mute:secret@127.0.0.1"))
+    app.conf.task_send_sent_event = True
+    send(app, 0, 1)
+    quick: Any = app.tasks["demo.note"].__dict__["_cloche_quick"]._ready
+    assert quick is not None
+    assert quick.event is not None
+    assert arrived(bench) == ["(0,)", "(1,)"]
+    app.close()
