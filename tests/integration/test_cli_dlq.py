@@ -56,13 +56,18 @@ def test_dead_letters_are_listed_shown_retried_and_purged(
     app.send_task("tasks.nobody.knows", (1,), task_id="lost-one", ignore_result=True)
     with broker.client() as client:
         client.lpush("default", "this is no message")
-    wait_for("both to be dead", lambda: len(dlq.letters()) == 2, 30)
-    by_reason = {str(letter["reason"]): letter for letter in dlq.letters()}
-    assert set(by_reason) == {"unknown-task", "undecodable"}
-    unknown = str(by_reason["unknown-task"]["id"])
+
+    def by_reason() -> dict[str, dict[str, object]]:
+        return {str(letter["reason"]): letter for letter in dlq.letters()}
+
+    # The worker tells its own reason a moment after it rejected.
+    told = {"unknown-task", "undecodable"}
+    wait_for("both to be dead, and why", lambda: set(by_reason()) == told, 30)
+    found = by_reason()
+    unknown = str(found["unknown-task"]["id"])
     assert "tasks.nobody.knows" in dlq.run("list")
     assert "lost-one" in dlq.run("show", unknown)
-    assert "this is no message" in dlq.run("show", str(by_reason["undecodable"]["id"]))
+    assert "this is no message" in dlq.run("show", str(found["undecodable"]["id"]))
     assert dlq.run("retry", unknown).strip() == "1 put back"
     wait_for("it to die again", lambda: len(dlq.letters()) == 2, 30)
     assert dlq.run("purge", "--all").strip() == "2 deleted"

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 from cloche.logs.line import Limits, encode
 from cloche.logs.record import LogRecord
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks for what ended processes left on disk.
 _ADOPT_EVERY = 30.0
+#: Lines put aside that are written together, and bytes of one that does not wait for others.
+AT_ONCE = 32
+_LONG = 4096
 
 
 class Flusher:
@@ -46,7 +50,8 @@ class Flusher:
         self._hurry = threading.Event()
         self._cycles = threading.Condition()
         self._wanted = self._done = 0
-        self._aside = 0
+        self._aside: deque[bytes] = deque()
+        self._kept = 0
         self._in_hand: list[bytes] = []
         self._closing = False
 
@@ -111,13 +116,35 @@ class Flusher:
         self._shipper.counts.add("taken", 1)
         self._shipper.counts.drop("buffer full", 1)
 
-    def put_aside(self, line: bytes) -> None:
+    def keep(self, line: bytes) -> None:
         """Keep one on disk. It is there when this returns, or counted as dropped."""
-        self._shipper.counts.add("taken", 1)
-        self._shipper.keep(line, 1)
-        self._aside += 1
-        if self._aside >= self._logs.batch and not self.hurries:
+        self._keep([line])
+
+    def put_aside(self, line: bytes) -> None:
+        """Keep one on disk, with the next few: a write for each is half of what it costs."""
+        self._aside.append(line)
+        if len(self._aside) >= AT_ONCE or len(line) > _LONG:
+            self._keep_aside()
+
+    def _keep_aside(self) -> None:
+        lines, take = [], self._aside.popleft
+        with suppress(IndexError):  # others take, too
+            while True:
+                lines.append(take())
+        if lines:
+            self._keep(lines)
+
+    def _keep(self, lines: list[bytes]) -> None:
+        self._shipper.counts.add("taken", len(lines))
+        self._shipper.keep(b"".join(lines), len(lines))
+        self._kept += len(lines)
+        if self._kept >= self._logs.batch and not self.hurries:
             self.hurry()
+
+    @property
+    def aside(self) -> int:
+        """Records put aside that are still in memory, fewer than ``AT_ONCE`` a thread."""
+        return len(self._aside)
 
     # The thread
 
@@ -149,8 +176,12 @@ class Flusher:
             self.awake = False
             self._call.clear()
             # What came since the cycle began has found us awake.
-            if self._buffer or self._shipper.spool.pending or self._wanted > self._done:
+            if self._is_wanted():
                 self.wake()
+
+    def _is_wanted(self) -> bool:
+        waits = self._buffer or self._aside or self._shipper.spool.pending
+        return bool(waits) or self._wanted > self._done
 
     def _is_over(self) -> bool:
         with self._cycles:
@@ -159,7 +190,8 @@ class Flusher:
     def _cycle(self) -> None:
         with self._cycles:
             wanted = self._wanted
-        self._aside = 0
+        self._kept = 0
+        self._keep_aside()
         if self._shipper.spool.pending:
             self._shipper.replay()
         if self._in_hand:  # of a cycle that failed
@@ -209,6 +241,7 @@ class Flusher:
 
     def _keep_the_rest(self) -> None:
         """On disk; also what the thread tries to send and may not: twice is once by its id."""
+        self._keep_aside()
         if lines := self._in_hand:
             self._shipper.keep(b"".join(lines), len(lines))
         while lines := self._taken():

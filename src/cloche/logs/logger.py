@@ -198,12 +198,14 @@ class ExecutionLogger:
 
     def stats(self) -> LogStats:
         """What became of the records of this logger in this process."""
-        return self._shipper.counts.stats(len(self._buffer))
+        return self._shipper.counts.stats(len(self._buffer) + self._flusher.aside)
 
     def _make_room_for(self, record: LogRecord) -> None:
         """Out of the ordinary: the buffer is full, or there is none."""
-        overflow = "spool" if self.settings.durable else self.settings.overflow
-        if overflow == "block" and not _on_a_loop():
+        overflow = self.settings.overflow
+        if self.settings.durable:
+            self._flusher.keep(encode(record, self._limits))
+        elif overflow == "block" and not _on_a_loop():
             self._flusher.wait_for_room(self._room)
             self._append(record)
         elif overflow == "drop_oldest":
