@@ -9,13 +9,16 @@ from typing import Any
 import hiredis
 import redis
 
+#: Words of one command.
+Words = Sequence[str | bytes | float]
+
 
 def send(client: redis.Redis, *words: str | bytes | float) -> Any:
     """Send it and return the reply. Raises what redis-py raises."""
     return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
-def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
+def send_all(client: redis.Redis, commands: Sequence[Words]) -> list[Any]:
     """Send all in one round trip; each one's reply, or the error it was answered with.
 
     A tenth of the work of redis-py's pipeline, and without its attempts to repeat them: raises
@@ -23,14 +26,6 @@ def send_all(client: redis.Redis, commands: Sequence[Sequence[str | bytes | floa
     """
     pool: Any = client.connection_pool
     connection = _take(pool)
-    try:
-        return exchange(connection, commands)
-    finally:
-        _give(pool, connection)
-
-
-def exchange(connection: Any, commands: Sequence[Sequence[str | bytes | float]]) -> list[Any]:
-    """The same on a connection of redis-py that the caller has for itself."""
     try:
         packed = b"".join(
             hiredis.pack_command(tuple(words))  # type: ignore[arg-type]
@@ -41,6 +36,8 @@ def exchange(connection: Any, commands: Sequence[Sequence[str | bytes | float]])
     except BaseException:
         connection.disconnect()  # what it reads next would be these replies
         raise
+    finally:
+        _give(pool, connection)
 
 
 def _reply(connection: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from cloche.broker.publish_spool import Spool, Spooled, default_directory
 
 #: Seconds the server remembers a message id, so that a spooled copy is not published again.
 REMEMBER = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A queue and the names of the keys that publishing to it touches."""
+
+    queue: str
+    names: list[str]
 
 
 class Outbox:
@@ -40,21 +49,22 @@ class Outbox:
         if wait is not None:
             delayed.park(self._client(), self._keys, queue, suffix, envelope, wait)
             return
-        self.push(queue, suffix, str(dumps(envelope)))
+        self.push(self.address(queue, suffix), str(dumps(envelope)))
 
-    def push(
-        self, queue: str, suffix: str, text: str, broadcasts: Iterable[tuple[str, str]] = ()
-    ) -> None:
+    def address(self, queue: str, suffix: str) -> Address:
+        """Where messages of one priority of a queue go: for :meth:`push`."""
+        keys = self._keys
+        return Address(queue, [keys.queue(queue, suffix), keys.bell(queue), keys.consumed])
+
+    def push(self, address: Address, text: str, broadcasts: Iterable[tuple[str, str]] = ()) -> None:
         """Send the text of a message that is due, and ``broadcasts`` (channel, text) with it.
 
         Raises what redis-py raises.
         """
-        keys = self._keys
-        names = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
-        arguments = [text, queue, *(word for pair in broadcasts for word in pair)]
-        reply = self._line.send_all([lua.PUBLISH.command(names, arguments)])[0]
+        arguments = [text, address.queue, *(word for pair in broadcasts for word in pair)]
+        reply = self._line.send_all([lua.PUBLISH.command(address.names, arguments)])[0]
         if isinstance(reply, redis.exceptions.NoScriptError):
-            lua.PUBLISH.run(self._client(), names, arguments)
+            lua.PUBLISH.run(self._client(), address.names, arguments)
         elif isinstance(reply, Exception):
             raise reply
 

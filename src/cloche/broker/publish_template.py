@@ -113,8 +113,8 @@ class Template:
         now = time.time()
         return [
             task_id,
-            _encode(_repr(args))[1:-1],
-            _encode(_repr(kwargs))[1:-1] if kwargs else "{}",
+            _repr_json(args),
+            _repr_json(kwargs) if kwargs else "{}",
             self.body(args, kwargs),
             task_id,
             f"{now:.3f}",
@@ -189,10 +189,11 @@ def _is_plain(item: Any) -> bool:
     return type(item) in _SCALARS
 
 
-def _repr(value: Any) -> str:
+def _repr_json(value: Any) -> str:
+    """What Celery has as ``argsrepr``, as it stands between the quotes of a JSON text."""
     items = (*value, *value.values()) if isinstance(value, Mapping) else value
     if all(map(_is_plain, items)):
         text = repr(value)
         if len(text) <= REPR_LIMIT:
-            return text
-    return str(saferepr(value, REPR_LIMIT))
+            return text  # nothing in it to escape
+    return _encode(saferepr(value, REPR_LIMIT))[1:-1]

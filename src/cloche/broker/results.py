@@ -108,9 +108,14 @@ class _OneCall:
         ``result_backend_transport_options = {"subscribe_on_call": False}`` saves each publish a
         command: whoever waits for the result subscribes then, and looks afterwards.
         """
-        options = self.app.conf.result_backend_transport_options or {}
-        if options.get("subscribe_on_call", True):
+        if self.subscribes_on_call:
             super().on_task_call(producer, task_id)  # type: ignore[misc]
+
+    @property
+    def subscribes_on_call(self) -> bool:
+        """Whether :meth:`on_task_call` does anything."""
+        options = self.app.conf.result_backend_transport_options or {}
+        return bool(options.get("subscribe_on_call", True))
 
     def remove_pending_result(self, result: Any) -> Any:
         """As Celery's; called for each result that nobody needs any more.
@@ -189,6 +194,11 @@ def backend(app: Celery, url: str | None = None, **kwargs: Any) -> RedisBackend 
 def needs_no_producer(backend: Any) -> bool:
     """Whether what it does for a result before its task is sent needs no producer."""
     return type(backend).on_task_call is _OneCall.on_task_call
+
+
+def subscribes(backend: Any) -> bool:
+    """Whether it wants to be told of each result before its task is sent."""
+    return bool(getattr(backend, "subscribes_on_call", True))
 
 
 async def aget(

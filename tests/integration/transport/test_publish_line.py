@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import redis
 from celery import Celery
 
 from cloche.app.task import Task
+from cloche.broker.publish_line import SURE
 from tests.integration.transport.harness import Bench, wait_until
 from tests.integration.transport.proxy import Proxy
 
@@ -111,6 +113,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_made_anew(bench: Bench
         line: Any = app.tasks["demo.note"].__dict__["_cloche_quick"]._ready.outbox._line
         proxy.cut()
         wait_until(lambda: not line_is_open(line), "the end has arrived here")
+        wait_until(lambda: time.monotonic() - line._used_at > SURE, "it is not used all the time")
         send(app, 1, 2)
         app.close()
     assert arrived(bench) == ["(0,)", "(1,)", "(2,)"]
