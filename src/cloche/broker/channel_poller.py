@@ -93,8 +93,11 @@ class Poller(stock.MultiChannelPoller):
 
     def _hear(self, channel: Any, fileno: int) -> Any:
         # kombu reads at once, and waits for the socket's time-out where nothing has come.
-        if not channel.subclient.connection.can_read(timeout=0):
+        connection = channel.subclient.connection
+        if not connection.can_read(timeout=0):
             return None
+        # It lives: redis-py would ask whether it does before it reads the answer to that question.
+        connection.next_health_check = time.monotonic() + connection.health_check_interval
         found = super().on_readable(fileno)
         channel.listening.over()
         return found

@@ -20,6 +20,7 @@ import redis
 from cloche.broker import lua
 from cloche.broker.acks import Acks
 from cloche.broker.keys import Keys
+from cloche.broker.line import Line
 
 logger = logging.getLogger("cloche.transport")
 
@@ -102,18 +103,24 @@ class Lease:
                 self.consumer = ""
                 self.held.clear()
 
-    def announce(self, client: redis.Redis, queues: Iterable[str]) -> int:
+    def announce(self, client: redis.Redis, queues: Iterable[str], line: Line | None = None) -> int:
         """Renew; say which queues are waited for. Messages in flight by the server's count.
+
+        Over ``line`` where there is one.
 
         A lease that ran out is replaced by a new one. Raises what redis-py raises.
         """
         self.join(client)
         consumer = self.consumer
         keys = [self.keys.leases, self.keys.inflight(consumer), self.keys.consumed]
-        reply = lua.RENEW.run(client, keys, [consumer, self.milliseconds, *queues])
+        words: list[lua.Argument] = [consumer, self.milliseconds, *queues]
+        if line is None:
+            reply = lua.RENEW.run(client, keys, words)
+        else:
+            reply = lua.RENEW.call(line, keys, words)
         if reply is None:
             self.lose(consumer)
-            return self.announce(client, queues)
+            return self.announce(client, queues, line)
         self.renewed_at = time.monotonic()
         self._clock_offset = int(reply[0]) - self.renewed_at * 1000
         return int(reply[1])

@@ -17,6 +17,7 @@ import redis
 from cloche.broker import lua
 from cloche.broker.commands import send
 from cloche.broker.lease import Lease, key_of, number_of
+from cloche.broker.line import Line
 from cloche.broker.outage import ERRORS, Outage
 from cloche.broker.reaper import Reaper
 
@@ -67,6 +68,7 @@ class LeaseKeeper:
     ) -> None:
         self._lease = lease
         self._client = client
+        self._line = Line(lambda: client)
         self._queues = queues
         self._reaper = Reaper(client, lease.keys, max_deliveries)
         self._outage = Outage("lease renewal", patient=True)
@@ -101,6 +103,7 @@ class LeaseKeeper:
                 send(self._client, "DEL", lease.inflight)
                 lease.leave(self._client)
         finally:
+            self._line.close()
             self._client.connection_pool.disconnect()
 
     @property
@@ -139,7 +142,7 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         lease = self._lease
-        count = lease.announce(self._client, self._queues())
+        count = lease.announce(self._client, self._queues(), self._line)
         self._renew_at = time.monotonic() + self._period
         self._return_abandoned()
         if count > len(lease.held) + len(lease.acks) or self._unknown:
@@ -181,8 +184,8 @@ class LeaseKeeper:
 
     def _tick(self) -> None:
         lease, keys = self._lease, self._lease.keys
-        reply = lua.TICK.run(
-            self._client,
+        reply = lua.TICK.call(
+            self._line,
             [keys.leader, keys.leases, keys.reaping, keys.delaying, keys.consumed, keys.paused],
             [
                 lease.consumer,

@@ -15,8 +15,8 @@ from kombu.utils.json import dumps
 
 from cloche.broker import delayed, lua, message
 from cloche.broker.keys import Keys
+from cloche.broker.line import Line
 from cloche.broker.outage import ERRORS, Outage
-from cloche.broker.publish_line import Line
 from cloche.broker.publish_spool import Spool, Spooled, default_directory
 
 #: Seconds the server remembers a message id, so that a spooled copy is not published again.
@@ -62,11 +62,7 @@ class Outbox:
         Raises what redis-py raises.
         """
         arguments = [text, address.queue, *(word for pair in broadcasts for word in pair)]
-        reply = self._line.send_all([lua.PUBLISH.command(address.names, arguments)])[0]
-        if isinstance(reply, redis.exceptions.NoScriptError):
-            lua.PUBLISH.run(self._client(), address.names, arguments)
-        elif isinstance(reply, Exception):
-            raise reply
+        lua.PUBLISH.call(self._line, address.names, arguments)
 
 
 class SpoolingOutbox:

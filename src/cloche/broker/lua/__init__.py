@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from cloche.broker.commands import send
+from cloche.broker.line import Line
 
 Argument = str | bytes | int
 
@@ -31,6 +32,15 @@ class Script:
         """The words of EVALSHA, or of EVAL with ``text``."""
         head: list[Argument] = ["EVAL", self.text] if text else ["EVALSHA", self.sha]
         return [*head, len(keys), *keys, *arguments]
+
+    def call(self, line: Line, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        """The same as :meth:`run` on a connection of one's own, at half the cost."""
+        (reply,) = line.send_all([self.command(keys, arguments)])
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            (reply,) = line.send_all([self.command(keys, arguments, text=True)])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def run(
         self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[Argument] = ()

@@ -14,7 +14,7 @@ import redis
 from celery import Celery
 
 from cloche.app.task import Task
-from cloche.broker.publish_line import SURE
+from cloche.broker.line import SURE
 from tests.integration.transport.harness import Bench, wait_until
 from tests.integration.transport.proxy import Proxy
 
@@ -52,7 +52,7 @@ def arrived(bench: Bench) -> list[str]:
 
 def connections(bench: Bench) -> set[str]:
     """The server's ids of connections that last ran a script, as publishing does."""
-    return {one["id"] for one in bench.client.client_list() if one["cmd"] == "evalsha"}
+    return {one["id"] for one in bench.client.client_list() if one["cmd"] in ("eval", "evalsha")}
 
 
 def hang_up(app: Celery) -> None:

@@ -1,4 +1,4 @@
-"""The connection that a channel publishes on, for itself.
+"""A connection for oneself: what a channel publishes on, and what keeps a lease.
 
 redis-py connects it; afterwards hiredis packs and parses with nothing between it and the socket, as
 for asyncio (decision 0017). Borrowing one from the pool, redis-py's five functions to read a reply
@@ -108,7 +108,7 @@ class Line:
                 if isinstance(error, TimeoutError)
                 else redis.exceptions.ConnectionError
             )
-            raise kind(f"{type(error).__name__} while publishing: {error}") from error
+            raise kind(f"the server does not answer: {error}") from error
         except BaseException:
             self._lose()  # what it reads next would be these replies
             raise
