@@ -13,7 +13,7 @@ ROOT = Path(cloche.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors records backoff outages",
+        "errors records backoff outages running",
         "settings",
         "broker aio process database",
         "app history cluster logs scripts",

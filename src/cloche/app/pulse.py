@@ -95,15 +95,12 @@ class Heart:
         """In the loop: it turns."""
         now = self._turned = time.monotonic()
         if now - self._noted >= PERIOD:
-            self._note_unless_over()
-
-    def _note_unless_over(self) -> None:
-        if self._thread is not None and not self._stopping.is_set():
-            self._note(self._now())
+            self.tell()
 
     def tell(self) -> None:
-        """Something has changed that nobody should wait to hear of."""
-        self._note_unless_over()
+        """Something has changed that nobody should wait to hear of: note it, unless it is over."""
+        if self._thread is not None and not self._stopping.is_set():
+            self._note(self._now())
 
     @property
     def _alone(self) -> bool:

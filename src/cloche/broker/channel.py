@@ -22,7 +22,7 @@ from kombu.transport import redis as stock
 from cloche.broker import lease_table, lua, message, transport_url
 from cloche.broker.channel_consuming import Consuming
 from cloche.broker.channel_events import EventBuffer
-from cloche.broker.commands import send, send_all
+from cloche.broker.commands import send
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.direct import Direct
 from cloche.broker.direct_events import EventWriter
@@ -30,10 +30,14 @@ from cloche.broker.direct_intake import Deliver
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.keys import Keys
 from cloche.broker.lease import Lease, field_of, key_of, tag_of
+from cloche.broker.line import Line
 from cloche.broker.message import Message
 from cloche.broker.outage import ERRORS
 from cloche.broker.publish_outbox import Outbox, SpoolingOutbox
 from cloche.broker.qos import QoS
+
+#: The routing key of the event that an idle worker sends (celery/worker/heartbeat.py).
+HEARTBEAT = "worker.heartbeat"
 
 #: A message on its way: its queue, its priority's suffix, its envelope.
 Captured = tuple[str, str, message.Envelope]
@@ -104,6 +108,7 @@ class Channel(Consuming, stock.Channel):
         super().__init__(*args, **kwargs)
         suffixes = tuple(self._q_for_pri("", step) for step in self.priority_steps)
         self.keys = Keys(self.global_keyprefix, suffixes)
+        self.line = Line(lambda: self.own)
         self.outbox = self._new_outbox()
         self.start_consuming()
 
@@ -140,18 +145,20 @@ class Channel(Consuming, stock.Channel):
             topics = [str(topic) for topic in self._get_publish_topics(exchange, routing_key)]
             self.captured_broadcasts.append((topics, message))
             return
-        if kwargs.get("_publish_batch") is None and self.events.take(
-            exchange, message, routing_key
-        ):
-            return
+        if kwargs.get("_publish_batch") is None:
+            if routing_key == HEARTBEAT:
+                self._publish_events(exchange, message, routing_key)
+                return
+            if self.events.take(exchange, message, routing_key):
+                return
         super()._put_fanout(exchange, message, routing_key, **kwargs)
 
     def _publish_events(self, exchange: str, message: message.Envelope, routing_key: str) -> None:
         """As kombu publishes a broadcast, without making a client for it."""
-        text = orjson.dumps(message).decode()  # plain: the buffer takes no other
+        text = orjson.dumps(message).decode()  # plain: events have nothing else
         topics = self._get_publish_topics(exchange, routing_key)
         commands = [["PUBLISH", f"{self.keys.prefix}{topic}", text] for topic in topics]
-        for reply in send_all(self.own, commands):
+        for reply in self.line.send_all(commands):
             if isinstance(reply, Exception):
                 raise reply
 
@@ -167,7 +174,7 @@ class Channel(Consuming, stock.Channel):
             return self.own
 
         if not self.spools:
-            return Outbox(client, self.keys)
+            return Outbox(client, self.line, self.keys)
         found = self.pool.connection_kwargs
         server = " ".join(str(found.get(name)) for name in ("host", "port", "path", "db"))
         return SpoolingOutbox(client, self.keys, self.spool_directory, server)
@@ -301,7 +308,7 @@ class Channel(Consuming, stock.Channel):
             with contextlib.suppress(*ERRORS):
                 self.events.flush()
         self.events.close()
-        self.outbox.close()
+        self.line.close()
         try:
             super().close()
         finally:
@@ -316,7 +323,7 @@ class Channel(Consuming, stock.Channel):
             if self._qos is not None:
                 self._qos.orphan()
             self.auto_delete_queues.clear()
-            self.outbox.close()
+            self.line.close()
             _ = self.own  # made while the connection is known
             super().close()
             lease_table.release(self, orphaned=True)

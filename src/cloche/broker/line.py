@@ -2,7 +2,7 @@
 
 redis-py connects it; afterwards hiredis packs and parses with nothing between it and the socket, as
 for asyncio (decision 0017). Borrowing one from the pool, redis-py's five functions to read a reply
-and giving it back are a third of what a call of ``delay`` costs: decision 0020.
+and giving it back are a third of what a call of ``delay`` costs: decision 0028.
 """
 
 from __future__ import annotations
@@ -65,35 +65,35 @@ class Line:
 
     def _is_ready(self) -> bool:
         """Whether it may be used; connected then. Raises what redis-py raises."""
-        pool: Any = self._client().connection_pool
+        now = time.monotonic()
+        if now - self._used_at > SURE and not self._check():
+            return False
+        self._used_at = now
+        return True
+
+    def _check(self) -> bool:
+        """Connect it if it is not, or not any more; whether there is one."""
         if self._closed:
             return False
+        pool: Any = self._client().connection_pool
         if self._pool is not pool:
             self._hang_up()
             self._pool = pool
             if _may_be_like(pool):
                 self._connection = pool.connection_class(**pool.connection_kwargs)
-        connection, now = self._connection, time.monotonic()
+        connection = self._connection
         if connection is None:
             return False
-        if now - self._used_at > SURE:
-            self._check(connection)
-        self._used_at = now
-        return True
-
-    def _check(self, connection: Any) -> None:
-        """Connect it if it is not, or not any more."""
         if connection.is_connected:
             if not is_ready(connection):
                 connection.disconnect()
-            connection.check_health()
+            elif time.monotonic() - self._used_at > 2 * connection.health_check_interval:
+                connection.check_health()
         connection.connect()
         if connection._sock is not self._socket:
             self._socket = connection._sock
-            self._reader = hiredis.Reader(
-                replyError=_parse_error,
-                notEnoughData=_NOTHING,
-            )
+            self._reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_NOTHING)
+        return True
 
     def _exchange(self, commands: Sequence[Words]) -> list[Any]:
         try:

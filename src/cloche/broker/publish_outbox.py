@@ -32,16 +32,12 @@ class Address:
 
 
 class Outbox:
-    """Sends for one channel. ``client`` is asked for a client each time."""
+    """Sends for one channel, over its line. ``client`` is asked for a client each time."""
 
-    def __init__(self, client: Callable[[], redis.Redis], keys: Keys) -> None:
+    def __init__(self, client: Callable[[], redis.Redis], line: Line, keys: Keys) -> None:
         self._client = client
+        self._line = line
         self._keys = keys
-        self._line = Line(client)
-
-    def close(self) -> None:
-        """Give up the connection; what is sent later goes over one of the client's."""
-        self._line.close()
 
     def send(self, queue: str, suffix: str, envelope: message.Envelope) -> None:
         """Send it. Raises what redis-py raises."""
@@ -76,9 +72,6 @@ class SpoolingOutbox:
         self._outage = Outage("publishing")
         name = hashlib.sha256(f"{server} {keys.prefix}".encode()).hexdigest()[:16]
         self.spool = Spool(Path(directory) if directory else default_directory(), name, self._once)
-
-    def close(self) -> None:
-        """Nothing to give up: the spool goes on until it is empty."""
 
     def send(self, queue: str, suffix: str, envelope: message.Envelope) -> None:
         """Send it or keep it. Raises OSError if it could not be kept either."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import celery
 from celery import signals
-from celery._state import get_current_task
 from celery.app.amqp import AMQP
 from celery.app.routes import MapRoute, Router
 from celery.backends.base import Backend
@@ -37,6 +36,7 @@ from cloche.broker.publish_template import (
     new_ids,
 )
 from cloche.broker.results import needs_no_producer, subscribes
+from cloche.running import task_here
 
 #: Seconds a template is used before Celery makes a new one.
 REFRESH = 60.0
@@ -166,21 +166,22 @@ class QuickPublisher:
 
 def _key(task: Any, app: Any, settings: _Settings) -> tuple[Any, ...]:
     """What a template depends on, as far as it may change while the process runs."""
-    amqp = app.__dict__.get("amqp") or app.amqp  # its property takes a lock
+    amqp = app.__dict__.get("amqp") or app.amqp  # Celery's properties take a lock
+    queues = amqp.__dict__.get("queues")
     return (
         task.ignore_result,
         task.soft_time_limit,
         task.time_limit,
         settings,
         amqp.routes,
-        amqp.queues,
+        amqp.queues if queues is None else queues,
         os.getpid(),
     )
 
 
 def _in_a_task(app: Any) -> bool:
     """Whether a task runs here: then the message tells of its parent and root."""
-    return get_current_task() is not None and bool(app.current_worker_task)
+    return task_here() is not None and bool(app.current_worker_task)
 
 
 def _push(

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery import signals, states
-from celery._state import get_current_task
 from celery.app.trace import task_has_custom
 
 from cloche.broker.results_commit import Store, send_batch
+from cloche.running import task_here
 
 logger = logging.getLogger("cloche.transport")
 
@@ -162,7 +162,7 @@ def deferred(backend: Any, one: Store, state: str, request: Any) -> bool:
     """Whether the thread's :class:`Deferring` takes charge of this result."""
     if not _thread.deferring or state != states.SUCCESS or request is None or request.chord:
         return False
-    task = get_current_task()
+    task = task_here()
     if task is None or not unwatched(task):
         return False
     committer = _committer(backend)

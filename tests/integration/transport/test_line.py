@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import threading
@@ -138,3 +139,35 @@ def test_an_event_that_nobody_may_publish_does_not_fail_its_message(bench: Bench
     assert quick.event is not None
     assert arrived(bench) == ["(0,)", "(1,)"]
     app.close()
+
+
+def test_a_heartbeat_is_what_celery_sends(bench: Bench, app: Celery) -> None:
+    stock = Celery("stock", broker=f"redis://127.0.0.1:{bench.broker.port}/0", set_as_current=False)
+    heard: list[Any] = []
+    client: Any = bench.client
+    with client.pubsub() as listening:
+        listening.psubscribe("*")
+        wait_until(lambda: listening.get_message(timeout=1), "subscribed")
+        for sender in (app, stock):
+            with sender.connection_for_write() as connection:
+                beat = sender.events.Dispatcher(connection)
+                beat.send("worker-heartbeat", freq=5, active=1, processed=2)
+        wait_until(lambda: collect(listening, heard) == 2, "both")
+    ours, theirs = heard
+    assert ours["channel"] == theirs["channel"] == "/0.celeryev/worker.heartbeat"
+    assert without_own(ours["data"]) == without_own(theirs["data"])
+
+
+def collect(listening: Any, heard: list[Any]) -> int:
+    message = listening.get_message(timeout=0.1)
+    if message is not None:
+        heard.append(message)
+    return len(heard)
+
+
+def without_own(text: str) -> Any:
+    envelope = json.loads(text)
+    event = json.loads(base64.b64decode(envelope.pop("body")))
+    envelope["properties"].pop("delivery_tag")
+    own = ("timestamp", "clock", "pid")
+    return envelope, {name: value for name, value in event.items() if name not in own}
