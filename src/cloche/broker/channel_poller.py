@@ -18,11 +18,15 @@ MORE = "MORE"
 #: turns every two seconds at least (kombu/asynchronous/timer.py).
 BINDINGS_PERIOD = 1.0
 
+#: The same whether subscriptions live: the server answers our waiting at the bells every 5 s, and
+#: heartbeats are sent.
+LIVES_PERIOD = 4.5
+
 
 class Poller(stock.MultiChannelPoller):
     """Errors of the server pause a channel instead of restarting Celery's consumer."""
 
-    _bindings_at = 0.0
+    _bindings_at = _lives_at = 0.0
 
     def get(self, callback: Any, timeout: float | None = None) -> None:
         """Deliver something. Raises Empty if nothing came within ``timeout`` seconds.
@@ -46,9 +50,13 @@ class Poller(stock.MultiChannelPoller):
     def on_poll_start(self) -> None:
         """Called before every poll."""
         self._update_brpop_polling()
-        if time.monotonic() >= self._bindings_at:
-            self._bindings_at = time.monotonic() + BINDINGS_PERIOD
+        now = time.monotonic()
+        if now >= self._bindings_at:
+            self._bindings_at = now + BINDINGS_PERIOD
             self.maybe_refresh_binding_expiry()
+        if now >= self._lives_at:
+            self._lives_at = now + LIVES_PERIOD
+            self.maybe_check_subclient_health()
         for channel in list(self._channels):
             if not channel.fetching.pausing:
                 self._guard(channel, channel.failed, self._fetch, channel)

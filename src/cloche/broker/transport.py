@@ -22,9 +22,14 @@ __all__ = ["Transport", "dead_letters_celery", "lease_check"]
 _NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING")
 
 
-#: Timers of kombu's that call what does nothing here, or what the poller does by itself: one of
-#: them would wake an idle worker each second.
-_NEEDLESS_TIMERS = ("_restore_messages_tref", "_brpop_health_tref", "_binding_expiry_tref")
+#: Timers of kombu's that call what does nothing here, or what the poller does by itself when the
+#: loop turns anyway: one of them would wake an idle worker each second.
+_NEEDLESS_TIMERS = (
+    "_restore_messages_tref",
+    "_brpop_health_tref",
+    "_binding_expiry_tref",
+    "_subclient_health_tref",
+)
 
 
 class Transport(stock.Transport):

@@ -59,7 +59,8 @@ def test_the_path_is_taken_and_an_option_switches_it_off(
     server: BrokerProcess, shared: Worker, tmp_path: Path
 ) -> None:
     # Until it listens to remote control there is no answer at all.
-    before = wait_for("the path to begin", lambda: (shared.ask("stats") or {}).get("direct_path"))
+    begun = wait_for("the path to begin", lambda: (shared.ask("stats") or {}).get("direct_path"))
+    before: dict[str, int] = begun or {}
     shared.send("nothing").get(timeout=10)
     shared.send("plain", 0).get(timeout=10)
     after = shared.ask("stats")["direct_path"]
