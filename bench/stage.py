@@ -73,16 +73,23 @@ class Stage:
 
     @contextmanager
     def workers(
-        self, concurrency: int | None = None, queues: tuple[str, ...] = ("bench",)
+        self,
+        concurrency: int | None = None,
+        queues: tuple[str, ...] = ("bench",),
+        *,
+        peak: bool = True,
     ) -> Iterator[list[Process]]:
-        """The contestant's workers, one set for each queue, while the block runs."""
+        """The contestant's workers, one set for each queue, while the block runs.
+
+        ``peak``: look at their memory twice a second, for the most they had.
+        """
         with contextlib.ExitStack() as stack:
             started = [
                 stack.enter_context(self._worker(concurrency, queue, copy))
                 for queue in queues
                 for copy in range(self.case.contestant.copies)
             ]
-            for process in started:
+            for process in started if peak else ():
                 process.watch_memory()
             yield started
 

@@ -14,7 +14,8 @@ _SETTLE = 3.0  # seconds after the last worker ran its first job
 def measure(stage: Stage) -> Figures:
     """Every worker proves with one job that it listens; then nothing happens for a while."""
     queues = tuple(f"bench-{number}" for number in range(WORKERS))
-    with stage.workers(queues=queues) as workers:
+    # Looking at ten workers' memory all the time would cost more than they do.
+    with stage.workers(queues=queues, peak=False) as workers:
         for slot, queue in enumerate(queues):
             stage.publish("one", range(slot, slot + 1), queue)
         stage.wait(lambda: stage.marks.done() == WORKERS, workers)
