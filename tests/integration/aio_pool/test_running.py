@@ -35,7 +35,7 @@ def test_a_thousand_sleepers_sleep_at_the_same_time_in_few_threads_and_connectio
     assert time.monotonic() - began < 60  # one after the other: 1,000 s
     connections = len(client.client_list()) - before
     client.close()
-    assert connections <= 10
+    assert connections <= 15  # the worker's and this test's own
     census = asyncio_worker.send("census").get(timeout=20)
     assert census["threads"] <= 10, census
     assert census["untouched"]
