@@ -262,7 +262,7 @@ def test_a_stop_shows_the_tasks_it_waits_for_and_escalates(own: Background) -> N
 
 
 def test_the_output_of_processes_is_shown_and_followed(stack: Background) -> None:
-    assert "ready" in stack.cloche("logs", "worker")
+    assert "ready" in stack.cloche("logs", "worker", "-n", "5000")
     assert stack.cloche("logs", "output", "worker") == stack.cloche("logs", "worker")
     (last,) = stack.cloche("logs", "beat", "-n", "1").splitlines()
     assert last.startswith("beat ")

@@ -11,14 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 from cloche.process.notify import notify
 
 name, ledger, *words = sys.argv[1:]
 options = dict(word.partition("=")[::2] for word in words)
-stop = threading.Event()
+stopping: list[int] = []  # an Event's lock may be held by what the signal interrupts
 
 
 def write(what: str) -> None:
@@ -29,7 +28,7 @@ def write(what: str) -> None:
 def on_term(number: int, frame: object) -> None:
     write(signal.Signals(number).name)
     if "stubborn" not in options:
-        stop.set()
+        stopping.append(number)
 
 
 signal.signal(signal.SIGTERM, on_term)
@@ -47,8 +46,8 @@ print("hello from", name)
 if "notify" in options:
     time.sleep(float(options["notify"]))
     notify("READY=1\nSTATUS=at work")
-while not stop.wait(0.02):
-    pass
+while not stopping:
+    time.sleep(0.02)
 deadline = time.monotonic() + float(options.get("drain", "0"))
 while time.monotonic() < deadline:
     if "silent" not in options:
