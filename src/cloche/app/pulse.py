@@ -63,9 +63,11 @@ class PulseStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Celery calls it after each connection, and drops timers with the connection.
 
-        On Redis no timer of our own: its health checks turn an idle loop every five seconds.
+        On Redis no timer of our own where heartbeats turn an idle loop every five seconds.
         """
         hub.on_tick.add(self._heart.turn)
+        if consumer.heart is None:  # celery worker --without-heartbeat
+            hub.call_repeatedly(PERIOD, self._heart.turn)
         if consumer.connection.transport.driver_type != "redis":
             # Each second: what Celery drains first thing as its loop begins is acknowledged with
             # the loop's next turn (celery.worker.loops._quick_drain), and lost with a kill -9

@@ -15,7 +15,7 @@ from cloche.broker.outage import ERRORS
 MORE = "MORE"
 
 #: Seconds between looks whether bindings of queues that expire must be kept alive; an event loop
-#: turns every two seconds at least (kombu/asynchronous/timer.py).
+#: turns every ten seconds at least (kombu/asynchronous/hub.py, fire_timers).
 BINDINGS_PERIOD = 1.0
 
 #: The same whether subscriptions live: the server answers our waiting at the bells every 5 s, and
