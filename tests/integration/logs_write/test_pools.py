@@ -213,3 +213,17 @@ def test_what_a_task_logs_leaves_with_its_worker(
     stack.worker(pool)
     wait_for("what they logged", lambda: stack.rows() == 10, 30)
     assert sorted(stack.of_run("tasks")) == [str(number) for number in range(10)]
+
+
+def test_a_worker_that_starts_sends_what_an_ended_process_left(
+    make_stack: Make, broker: BrokerProcess
+) -> None:
+    """Where nobody logs any more, nobody else would."""
+    stack = make_stack(broker.url)
+    broker.kill()
+    producer = stack.producer("gone", 40)
+    assert producer.wait(60) == 0
+    assert stack.stats("gone")["spooled"] == 40
+    broker.start()
+    stack.worker()
+    wait_for("what it left", lambda: stack.rows() == 40, 30)
