@@ -101,14 +101,14 @@ def test_what_was_fetched_ahead_goes_back_unmarked_when_tasks_turn_out_long(
 ) -> None:
     """Short ones make it fetch more than the prefetch count; then a long one takes each place."""
     short = [shared.send("nothing") for _ in range(1000)]
-    long = [shared.send("late", f"ahead {number}", 2.0) for number in range(60)]
-    for result in short:
-        result.get(timeout=20)
+    long = [shared.send("late", f"ahead {number}", 4.0) for number in range(60)]
     client = server.client()
-    wait_for("ten in flight", lambda: _inflight(client) == 10 and client.llen(QUEUE) == 50, 1.9)
+    # So it is until the first ten end. The results of the short ones are read later: that may take
+    # longer.
+    wait_for("ten in flight", lambda: _inflight(client) == 10 and client.llen(QUEUE) == 50)
     assert not any('"redelivered": true' in text for text in client.lrange(QUEUE, 0, -1))
     shared.app.control.purge()
-    for result in long[:10]:
+    for result in [*short, *long[:10]]:
         result.get(timeout=20)
     began = _numbers(shared, "began")
     assert sorted(name for name in began if name.startswith("ahead")) == sorted(
