@@ -109,12 +109,12 @@ def test_an_adopted_worker_is_stopped_with_the_rest_and_survives_its_launcher(
 def test_a_bare_worker_is_replaced(project: Background) -> None:
     found = bare(project)
     project.cloche("start", "--on-existing", "replace")
-    assert found.wait(5) == 0
+    assert found.wait(30) == 0
     assert project.ps()["worker"]["kind"] == "ours"
     assert len(project.workers()) == 1
     another = bare(project)
     project.cloche("start", "--on-existing", "replace")
-    assert another.wait(5) == 0
+    assert another.wait(30) == 0
     assert len(project.workers()) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_person_is_asked(project: Background) -> None:
     found = bare(project)
     shown = project.on_terminal("start", asked="[q]uit?", answer="r\n")
     assert f"(pid {found.pid}, up " in shown
-    assert found.wait(5) == 0
+    assert found.wait(30) == 0
     assert project.ps()["worker"]["kind"] == "ours"
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from cloche.testing import BrokerProcess
-from tests.chaos.measure import Measured, judge
+from tests.chaos.measure import Cost, Measured, judge
 from tests.integration.transport.harness import Bench
 
 _FOUND: list[Measured] = []
+_COSTS: list[Cost] = []
 
 Report = Callable[[Measured], None]
 
@@ -39,7 +40,17 @@ def report() -> Report:
     return note
 
 
+@pytest.fixture
+def costs() -> Callable[[Cost], None]:
+    """Note what a fault cost on another transport, for the second table."""
+    return _COSTS.append
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if _COSTS:
+        terminalreporter.section("faults on stock redis://: measured")
+        for line in table_of_costs(_COSTS):
+            terminalreporter.write_line(line)
     if not _FOUND:
         return
     found = sorted(_FOUND, key=lambda one: (one.row, one.fault))
@@ -63,4 +74,13 @@ def table(found: list[Measured]) -> list[str]:
             f"| {one.row} | {one.fault} | {one.tasks} | {one.lost} | {duplicates} "
             f"| {seconds} | {one.lines} ({allowed.lines}) |"
         )
+    return lines
+
+
+def table_of_costs(costs: list[Cost]) -> list[str]:
+    """Markdown lines."""
+    lines = ["| fault | tasks | gone | held | repeats |", "|---|---|---|---|---|"]
+    for one in costs:
+        words = (one.fault, one.tasks, one.gone, one.held, one.repeats)
+        lines.append(f"| {' | '.join(map(str, words))} |")
     return lines

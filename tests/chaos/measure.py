@@ -59,6 +59,18 @@ class Measured:
     allowed: Allowed
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a fault cost elsewhere: tasks that are nowhere any more, that are in the hands of the
+    dead, runs too many."""
+
+    fault: str
+    tasks: int
+    gone: int
+    held: int
+    repeats: int
+
+
 @dataclass
 class Load:
     """Publishes numbered tasks from a thread; ``acknowledged`` are those the broker took."""

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 #: Has a worker write the stacks of all its threads beside its pulse, whatever they do.
 STACKS_SIGNAL = signal.SIGUSR2
+#: Seconds after which the next turn of the loop is a beat, whatever turned it, and after which the
+#: thread turns it. An idle loop is turned by its transport every five seconds: each beat by the
+#: thread is a second nearer to the next of these turns, until the beat is in it and stays there.
+BEAT_FROM, BEAT_BY = 4.9, 6.0
 #: Seconds between two looks at the broker while the worker is not connected to it.
 _ASK_EVERY = 5.0
 #: Seconds for which the broker may answer others while the worker does not connect to it.
@@ -63,11 +67,10 @@ class PulseStep(bootsteps.StartStopStep):
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Celery calls it after each connection, and drops timers with the connection.
 
-        On Redis no timer of our own where heartbeats turn an idle loop every five seconds.
+        On Redis no timer of our own: a loop that turns too seldom is turned by the thread.
         """
+        self._heart.take_over_heartbeats()
         hub.on_tick.add(self._heart.turn)
-        if consumer.heart is None:  # celery worker --without-heartbeat
-            hub.call_repeatedly(PERIOD, self._heart.turn)
         if consumer.connection.transport.driver_type != "redis":
             # Each second: what Celery drains first thing as its loop begins is acknowledged with
             # the loop's next turn (celery.worker.loops._quick_drain), and lost with a kill -9
@@ -84,8 +87,9 @@ class Heart:
         self._consumer = consumer
         self._directory: Path = settings.run_dir.absolute()
         self._file = PulseFile(self._directory, consumer.hostname)
-        self._turned = time.monotonic()
+        self._turned = self._beaten = time.monotonic()
         self._noted, self._told_active = 0.0, 0
+        self._asked = False
         self._life = SignOfLife()
         self._broker = _Broker(consumer)
         self._identity = Identity.own()
@@ -96,8 +100,26 @@ class Heart:
     def turn(self) -> None:
         """In the loop: it turns."""
         now = self._turned = time.monotonic()
-        if now - self._noted >= PERIOD:
+        self._asked = False
+        beats = now - self._beaten >= BEAT_FROM
+        if beats or now - self._noted >= PERIOD:
             self.tell()
+        if beats:
+            self._beaten = now
+            if self.take_over_heartbeats():
+                self._consumer.heart._send("worker-heartbeat")
+
+    def take_over_heartbeats(self) -> bool:
+        """Send Celery's heartbeats together with all else that is due, in place of its timer.
+
+        Each turn of an idle loop costs the same whatever it does (decision 0029). False if there
+        are none, or their interval is another than ``cloche worker`` has.
+        """
+        heart = self._consumer.heart
+        if heart is None or heart.tref is None or not BEAT_FROM <= heart.interval <= BEAT_BY:
+            return False
+        heart.tref.cancel()
+        return True
 
     def tell(self) -> None:
         """Something has changed that nobody should wait to hear of: note it, unless it is over."""
@@ -146,6 +168,7 @@ class Heart:
 
     def _beat(self) -> None:
         """In the thread: what the loop did not do, and what systemd waits for."""
+        self._have_it_turned()
         pulse = self._now()
         if pulse.at - self._noted > 1.25 * PERIOD:
             self._note(pulse)
@@ -154,8 +177,16 @@ class Heart:
         if pulse.trouble() is None and (pulse.connected or not self._broker.answers_long()):
             self._life.give()
 
+    def _have_it_turned(self) -> None:
+        """In the thread: wake a loop that has not turned for too long, once."""
+        hub, late = self._consumer.hub, time.monotonic() - self._beaten >= BEAT_BY
+        if late and self.connected and hub is not None and not self._asked:
+            self._asked = True
+            hub.call_soon(self.turn)
+
     def _pause(self) -> float:
-        longest = 2 * PERIOD  # with the loop's own it is less than SILENT
+        rest = self._beaten + BEAT_BY - time.monotonic()
+        longest = rest if rest > 0 else 2 * PERIOD  # less than SILENT, both
         return min(longest, (self._life.period or 2 * longest) / 2)
 
     def _note(self, pulse: Pulse) -> None:

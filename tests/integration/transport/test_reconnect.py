@@ -69,10 +69,10 @@ def test_what_somebody_still_has_stays_leased_and_can_be_acknowledged(
     assert client.llen("things") == 0
     del dropped
     gc.collect()
-    wait_until(lambda: client.llen("things") == 1, "the dropped one went back", 5)
+    wait_until(lambda: client.llen("things") == 1, "the dropped one went back", 30)
     assert inflight(client) == 1
     running.ack()
-    wait_until(lambda: inflight(client) == 0, "the running one was settled", 5)
+    wait_until(lambda: inflight(client) == 0, "the running one was settled", 30)
     assert client.llen("things") == 1
 
 
@@ -99,7 +99,7 @@ def test_the_next_connection_continues_the_same_lease(
     assert client.zcard("cloche:leases") == 1
     kept.ack()
     another.ack()
-    wait_until(lambda: inflight(client) == 0, "both settled", 5)
+    wait_until(lambda: inflight(client) == 0, "both settled", 30)
 
 
 def test_a_message_whose_delivery_was_cut_goes_back(

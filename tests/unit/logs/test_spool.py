@@ -67,7 +67,7 @@ def test_the_cap_holds_for_all_processes_together(tmp_path: Path) -> None:
         second.append(b"y" * 200)
     second.append(b"y\n")
     assert drained(first)
-    wait_for("room", lambda: _fits(second, b"y" * 200), 5)
+    wait_for("room", lambda: _fits(second, b"y" * 200), 30)
 
 
 def _fits(own: Spool, lines: bytes) -> bool:
