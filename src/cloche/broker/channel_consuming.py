@@ -20,7 +20,7 @@ from kombu.transport.redis import Empty, _socket_readable
 
 from cloche.broker import delayed, message
 from cloche.broker.channel_ahead import DELIVERY_BUDGET, Ahead
-from cloche.broker.commands import send
+from cloche.broker.commands import disconnect_idle, send
 from cloche.broker.fetch import Fetch, Fetched
 from cloche.broker.lease import SUSPECT, field_of
 from cloche.broker.outage import ERRORS, Outage
@@ -64,6 +64,7 @@ class Consuming(Ahead):
     connection: Any
     inbox: deque[Fetched]
     keys: Any
+    line: Any
     max_deliveries: int
     max_message_bytes: int
     no_ack_queues: set[str]
@@ -160,6 +161,8 @@ class Consuming(Ahead):
         connection = getattr(self.client, "connection", None)
         if connection is not None:
             connection.disconnect()
+        self.line.drop()
+        disconnect_idle(self.own)
         self.fetching.failed(error)
 
     def deaf(self, error: BaseException) -> None:

@@ -91,6 +91,23 @@ def _give(pool: Any, connection: Any) -> None:
         kept.append(connection)
 
 
+def disconnect_idle(client: redis.Redis) -> None:
+    """Disconnect what nobody uses now; it connects again when it is used.
+
+    Where one connection fell silent others did, too, and each would be waited for in its turn.
+    """
+    pool: Any = client.connection_pool
+    kept = _kept(pool)
+    while kept:
+        try:
+            connection = kept.pop()
+        except IndexError:  # another thread took the last
+            break
+        connection.disconnect()
+        pool.release(connection)
+    pool.disconnect(inuse_connections=False)
+
+
 def _kept(pool: Any) -> list[Any] | None:
     """The connections that were borrowed of ``pool`` in this process; None: it keeps its own."""
     if type(pool) is not redis.ConnectionPool or pool.max_connections < _LENT:

@@ -141,6 +141,14 @@ class Line:
             finally:
                 self._taken.release()
 
+    def drop(self) -> None:
+        """Connect anew on next use, unless it is in use now."""
+        if self._pid == os.getpid() and self._taken.acquire(blocking=False):
+            try:
+                self._lose()
+            finally:
+                self._taken.release()
+
     def _hang_up(self) -> None:
         self._lose()
         self._connection = self._pool = self._socket = self._reader = None

@@ -15,6 +15,7 @@ import redis
 from celery import Celery
 
 from cloche.app.task import Task
+from cloche.broker import commands
 from cloche.broker.line import SURE
 from tests.integration.transport.harness import Bench, wait_until
 from tests.integration.transport.proxy import Proxy
@@ -171,3 +172,22 @@ def without_own(text: str) -> Any:
     envelope["properties"].pop("delivery_tag")
     own = ("timestamp", "clock", "pid")
     return envelope, {name: value for name, value in event.items() if name not in own}
+
+
+def test_what_fell_silent_with_the_consumers_connection_is_not_waited_for(bench: Bench) -> None:
+    """One time-out tells of all of them; each by itself would hold up the worker's loop."""
+    with Proxy(bench.broker.port) as proxy:
+        app = publisher(f"{bench.scheme}://127.0.0.1:{proxy.port}/0")
+        app.conf.broker_transport_options = {"socket_timeout": 1}
+        with app.connection_for_read() as connection:
+            channel: Any = connection.channel()
+            assert channel.line.send_all([["PING"]]) == [b"PONG"]
+            assert commands.send_all(channel.own, [["PING"]]) == [b"PONG"]
+            channel.own.ping()
+            proxy.silence()
+            with pytest.raises(redis.exceptions.TimeoutError) as timeout:
+                commands.send_all(channel.own, [["PING"]])
+            channel.failed(timeout.value)
+            assert channel.line.send_all([["PING"]]) == [b"PONG"]
+            assert channel.own.ping()
+        app.close()
