@@ -18,8 +18,8 @@ MORE = "MORE"
 #: turns every ten seconds at least (kombu/asynchronous/hub.py, fire_timers).
 BINDINGS_PERIOD = 1.0
 
-#: The same whether subscriptions live: the server answers our waiting at the bells every 5 s, and
-#: heartbeats are sent.
+#: The same whether subscriptions live: waiting at the bells turns a loop every 5 s, and where none
+#: does, ``cloche worker`` turns it every 6 s (app/pulse.py).
 LIVES_PERIOD = 4.5
 
 

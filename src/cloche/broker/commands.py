@@ -60,11 +60,7 @@ _LENT = 50
 def _take(pool: Any) -> Any:
     """A connection that is ready to send. Raises what redis-py raises."""
     kept = _kept(pool)
-    while kept:
-        try:
-            connection = kept.pop()
-        except IndexError:  # another thread took the last
-            break
+    while (connection := _pop(kept)) is not None:
         if not connection.should_reconnect() and is_ready(connection):
             return connection
         pool.release(connection)
@@ -98,14 +94,18 @@ def disconnect_idle(client: redis.Redis) -> None:
     """
     pool: Any = client.connection_pool
     kept = _kept(pool)
-    while kept:
-        try:
-            connection = kept.pop()
-        except IndexError:  # another thread took the last
-            break
+    while (connection := _pop(kept)) is not None:
         connection.disconnect()
         pool.release(connection)
     pool.disconnect(inuse_connections=False)
+
+
+def _pop(kept: list[Any] | None) -> Any:
+    """One of those that are kept; None if there is none."""
+    try:
+        return kept.pop() if kept else None
+    except IndexError:  # another thread took the last
+        return None
 
 
 def _kept(pool: Any) -> list[Any] | None:

@@ -132,20 +132,14 @@ class Line:
 
     def close(self) -> None:
         """Close the connection, once nobody uses it; from any thread."""
-        if self._pid != os.getpid():
-            return
         self._closed = True
-        if self._taken.acquire(blocking=False):
-            try:
-                self._hang_up()
-            finally:
-                self._taken.release()
+        self.drop()
 
     def drop(self) -> None:
-        """Connect anew on next use, unless it is in use now."""
+        """Have the next use connect anew; whoever uses it now goes on."""
         if self._pid == os.getpid() and self._taken.acquire(blocking=False):
             try:
-                self._lose()
+                self._hang_up()
             finally:
                 self._taken.release()
 

@@ -80,5 +80,6 @@ def replay(resolved: Resolved) -> None:
             f"{left.bytes} bytes of {left.ended} ended processes still wait",
             fault=BrokerFault.OTHER,
             why="the broker did not take them, or its queue is full (logs.max_queued)",
-            fix="try again when the broker is back; they are sent by the next process that logs",
+            fix="try again when the broker is back; the next process that logs sends them, or the "
+            "next worker that starts",
         )
