@@ -4,9 +4,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
 # Test processes: the tests wait for servers more than they compute. JOBS=0 runs them in one.
-JOBS   ?= 3
+JOBS   ?= 4
+# The inner loop: no worker, no RabbitMQ, no browser.
+QUICK  := tests/unit tests/integration/broker tests/integration/process \
+	$(addprefix tests/integration/,test_cli_config.py test_cli_dlq.py logs_read/test_read.py) \
+	$(addprefix tests/integration/transport/test_,publish.py publish_quick.py queues.py urls.py)
 
-.PHONY: help setup up test test-transport chaos check bench peer-suite clean
+.PHONY: help setup up test quick test-transport chaos soak check bench peer-suite differential clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +26,10 @@ up: setup ## Run everything: http://localhost:8000 and http://localhost:8001
 
 test: setup ## All tests but the long ones (installs Chromium and PostgreSQL with apt when root)
 	@sh tools/test-servers.sh
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: setup ## The quickest tests, in a minute: for while one works on something
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) $(ARGS)
 
 test-transport: setup ## All tests of transport and asyncio pool: servers, TLS, Sentinel, losses
 	@sh tools/test-servers.sh
@@ -30,6 +37,9 @@ test-transport: setup ## All tests of transport and asyncio pool: servers, TLS, 
 
 chaos: setup ## The fault matrix with 2,000 numbered tasks a row (make test runs a short form)
 	@CHAOS_TASKS=$${CHAOS_TASKS:-2000} $(BIN)/python -m pytest -m "long or not long" tests/chaos $(ARGS)
+
+soak: setup ## Numbered tasks on all pools under random faults (MINUTES=30 TASKS=1000000 ARGS="--seed 1")
+	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) --tasks $(or $(TASKS),1000000) $(ARGS)
 
 check: setup ## Lint, format, types, layers
 	@$(BIN)/ruff check .
@@ -40,8 +50,11 @@ check: setup ## Lint, format, types, layers
 bench: setup ## Compare with stock Celery and peers (ARGS="--help" for the choices)
 	@$(BIN)/python -m bench $(ARGS)
 
-peer-suite: setup ## Celery's own integration suite, on stock URLs and on ours (POOL=threads, ARGS="-k canvas")
-	@$(BIN)/python -m tests.peer $(if $(POOL),--pool $(POOL)) $(ARGS)
+peer-suite: setup ## Celery's and its tools' own tests, on stock URLs and on ours (SUITE=kombu POOL=threads ARGS="-k canvas")
+	@$(BIN)/python -m tests.peer $(if $(SUITE),--suite $(SUITE)) $(if $(POOL),--pool $(POOL)) $(ARGS)
+
+differential: setup ## Random programs on stock Celery and on ours (N=2000 POOL=threads SEED=1)
+	@$(BIN)/python -m tests.differential $(if $(N),-n $(N)) $(if $(POOL),--pool $(POOL)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## Remove the virtual environments and caches (not the run directory .cloche)
 	rm -rf $(VENV) .bench-venv .peer-suite .mypy_cache .pytest_cache .ruff_cache .hypothesis

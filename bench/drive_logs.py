@@ -35,7 +35,7 @@ class Rows:
         self._engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
 
     def count(self) -> int:
-        query = sqlalchemy.text("SELECT count(*) FROM log_records")
+        query = sqlalchemy.text("SELECT count(*) FROM cloche_log_records")
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 

@@ -20,20 +20,21 @@ from sqlalchemy import text
 from bench.figures import percentile
 from bench.run import machine
 from cloche.database import Database
-from cloche.logs.filter import LogFilter
-from cloche.logs.partitions import name_of
-from cloche.logs.read import LogReader
-from cloche.logs.record import first_id
+from cloche.database.partitions import name_of
+from cloche.logs.read.filter import LogFilter
+from cloche.logs.read.reader import LogReader
+from cloche.logs.read.tail import RecordTail, look
 from cloche.logs.retention import expire
-from cloche.logs.tail import Tail, look
+from cloche.logs.table import RECORDS
 from cloche.settings import Settings
 from cloche.testing import PostgresProcess
+from cloche.timestamps import first_id
 
 #: Records of a run, and runs at the same time.
 RUN, ABREAST = 200, 100
 #: What PostgreSQL gets here; its defaults are for a tenth of the rows.
 CONFIG = {"shared_buffers": "1GB", "maintenance_work_mem": "512MB", "max_wal_size": "8GB"}
-_TEXT = "USING gin (to_tsvector('simple', message))"
+_TEXT = "USING gin (to_tsvector('simple', cloche_words(message)))"
 console = Console(highlight=False)
 
 _FILL = """
@@ -134,12 +135,12 @@ def filled(days: int, rows: int) -> Iterator[Log]:
         today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         log = Log(database, days, rows, today - timedelta(days=days))
         began = time.monotonic()
-        _execute(database, "DROP INDEX log_records_text")
+        _execute(database, "DROP INDEX cloche_log_records_text")
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda day: _fill(log, day), range(days)))
         # It takes over those that the days have.
-        _execute(database, f"CREATE INDEX log_records_text ON log_records {_TEXT}")
-        _execute(database, "VACUUM ANALYZE log_records")
+        _execute(database, f"CREATE INDEX cloche_log_records_text ON cloche_log_records {_TEXT}")
+        _execute(database, "VACUUM ANALYZE cloche_log_records")
         console.print(f"filled in {time.monotonic() - began:.0f} s; {_size(database)}")
         yield log
         database.close()
@@ -148,17 +149,19 @@ def filled(days: int, rows: int) -> Iterator[Log]:
 def _fill(log: Log, day: int) -> None:
     """A day, then its text index: row by row that would take twice as long."""
     start = log.first + timedelta(days=day)
-    name = name_of(start.date())
+    name = name_of(RECORDS, start.date())
     bounds = f"FROM ('{first_id(start)}') TO ('{first_id(start + timedelta(days=1))}')"
     fill = _FILL.format(
-        table="log_records",
+        table="cloche_log_records",
         day=day,
         start=int(start.timestamp() * 1000),
         rows=log.rows,
         block=RUN * ABREAST,
         abreast=ABREAST,
     )
-    _execute(log.database, f"CREATE TABLE {name} PARTITION OF log_records FOR VALUES {bounds}")
+    _execute(
+        log.database, f"CREATE TABLE {name} PARTITION OF cloche_log_records FOR VALUES {bounds}"
+    )
     _execute(log.database, fill)
     _execute(log.database, f"CREATE INDEX {name}_text ON {name} {_TEXT}")
 
@@ -200,14 +203,16 @@ def ask(log: Log, asks: int) -> Iterator[Answer]:
     yield _timed("text: two words, last day",
                  lambda: page(text="chapter reviewer", **last_day), asks)  # fmt: skip
     yield _timed("text: a word that is nowhere", lambda: page(text="kaboom"), asks)
-    yield _timed("a look of the live tail", lambda: len(look(reader, LogFilter(), Tail()).records),
-                 asks)  # fmt: skip
+    yield _timed("a look of the live tail",
+                 lambda: len(look(reader, LogFilter(), RecordTail()).records), asks)  # fmt: skip
 
 
 def without_default(log: Log, asks: int) -> Iterator[Answer]:
     """The same where there is no default partition: days are then read one after the other."""
     reader = LogReader(log.database)
-    _execute(log.database, "ALTER TABLE log_records DETACH PARTITION log_records_default")
+    _execute(
+        log.database, "ALTER TABLE cloche_log_records DETACH PARTITION cloche_log_records_default"
+    )
 
     def page(text: str) -> int:
         return len(reader.page(LogFilter.of(text=text)).records)
@@ -215,7 +220,10 @@ def without_default(log: Log, asks: int) -> Iterator[Answer]:
     yield _timed("text, no default: a word of one record", lambda: page(log.order()), asks)
     yield _timed("text, no default: a phrase of 1 in 700", lambda: page('"refused after 6"'), asks)
     yield _timed("newest 100, no default partition", lambda: len(reader.page().records), asks)
-    _execute(log.database, "ALTER TABLE log_records ATTACH PARTITION log_records_default DEFAULT")
+    _execute(
+        log.database,
+        "ALTER TABLE cloche_log_records ATTACH PARTITION cloche_log_records_default DEFAULT",
+    )
 
 
 def retention(log: Log) -> dict[str, float]:
@@ -225,7 +233,7 @@ def retention(log: Log) -> dict[str, float]:
     done = expire(log.database, datetime.now(UTC) - second, now=datetime.now(UTC))
     dropped = time.monotonic() - began
     assert len(done.days) == 1, done
-    name = name_of(second.date())
+    name = name_of(RECORDS, second.date())
     began = time.monotonic()
     for _ in range(-(-log.rows // 5000)):
         _execute(
@@ -248,7 +256,9 @@ def insertion(log: Log) -> dict[str, float]:
         "CREATE INDEX ON loads USING gin (message gin_trgm_ops)",
     }
     rows = min(100_000, log.rows // len(steps))
-    last, other = (name_of((log.first + timedelta(days=log.days - n)).date()) for n in (1, 2))
+    last, other = (
+        name_of(RECORDS, (log.first + timedelta(days=log.days - n)).date()) for n in (1, 2)
+    )
     _execute(log.database, f"CREATE TABLE loads AS SELECT * FROM {last} LIMIT 500000")
     found = {}
     for number, (name, statement) in enumerate(steps.items()):
@@ -285,7 +295,7 @@ def _size(database: Database) -> str:
     query = text(
         "SELECT pg_size_pretty(sum(pg_table_size(relid))) || ' of rows, ' ||"
         " pg_size_pretty(sum(pg_indexes_size(relid))) || ' of indexes'"
-        " FROM pg_partition_tree('log_records') WHERE isleaf"
+        " FROM pg_partition_tree('cloche_log_records') WHERE isleaf"
     )
     with database.read() as connection:
         return str(connection.execute(query).scalar_one())

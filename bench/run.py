@@ -102,6 +102,8 @@ def jobs_of(benchmark: Benchmark, contestant: Contestant, options: Options) -> i
     asked = options.jobs or max(benchmark.jobs // (10 if options.quick else 1), 1)
     if benchmark.jobs < _FEWEST:  # not a number of jobs that could be less
         return benchmark.jobs
+    if not benchmark.shares:
+        return asked
     return max(int(asked * contestant.share), min(asked, _FEWEST))
 
 

@@ -29,3 +29,5 @@ fi
 echo "setup: installing Cloche and its tools (a minute on the first run)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable '.[dev]'
+# It asks for Celery < 5.7 and works with 5.7: the tests of what wraps Celery show it.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps celery-batches==0.11

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bench import marks
 from bench.apps import cloche
 from bench.apps.celery import app, sleep_async
-from cloche.broker.publish_many import map_delay, starmap_delay
+from cloche.broker.publish.bulk import map_delay, starmap_delay
 
 __all__ = ["app", "cloche", "noop", "publish", "publish_many", "publish_sleeps"]
 

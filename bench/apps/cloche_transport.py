@@ -12,8 +12,8 @@ from bench import marks
 from bench.apps import case
 from cloche.broker import delayed
 from cloche.broker.keys import Keys
-from cloche.broker.publish_many import map_delay
-from cloche.broker.publish_many import publish_many as send_all
+from cloche.broker.publish.bulk import map_delay
+from cloche.broker.publish.bulk import publish_many as send_all
 
 app = Celery("bench", broker=f"cloche+{case.URL}")
 app.conf.update(

@@ -16,8 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from bench.apps import case
 from bench.apps.logs_case import DATABASE, SQLITE
-from cloche.logs.record import LEVELS, LogRecord
-from cloche.logs.stamp import stamp
+from cloche.logs.record import LEVELS, LogRecord, stamp
 from cloche.logs.table import log_records
 
 BATCH = 50

@@ -9,15 +9,14 @@ from typing import Any
 import psycopg
 
 from bench.apps.logs_case import DATABASE, SQLITE
-from cloche.logs.record import LEVELS, LogRecord
-from cloche.logs.stamp import stamp
+from cloche.logs.record import LEVELS, LogRecord, stamp
 
 _COLUMNS = ("id", "time", "level", "category", "step", "message", "task_id", "run_id", "agent")
 _INSERT = (
-    f"INSERT INTO log_records ({', '.join(_COLUMNS)}, details, duration_ms) "
+    f"INSERT INTO cloche_log_records ({', '.join(_COLUMNS)}, details, duration_ms) "
     f"VALUES ({', '.join(['?'] * (len(_COLUMNS) + 2))})"
 )
-_TEXT = "INSERT INTO log_records_text (rowid, message) VALUES (last_insert_rowid(), ?)"
+_TEXT = "INSERT INTO cloche_log_records_text (rowid, message) VALUES (last_insert_rowid(), ?)"
 _link: Any
 if SQLITE:
     _link = sqlite3.connect(DATABASE.removeprefix("sqlite:///"), isolation_level=None, timeout=30)

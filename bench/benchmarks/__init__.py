@@ -44,6 +44,7 @@ class Benchmark:
     baseline: str  # the contestant the others are compared with
     jobs: int
     higher_is_better: bool = True
+    shares: bool = True  # whether slow contestants get fewer jobs, quick ones more
     settings: tuple[Setting, ...] = ("ignored",)
 
     @property
@@ -97,6 +98,7 @@ BENCHMARKS = (
         "celery prefork -c 2",
         500,
         higher_is_better=False,
+        shares=False,
     ),
     Benchmark(
         "latency-busy",

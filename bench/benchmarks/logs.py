@@ -44,7 +44,7 @@ def _measure(stage: Stage, url: str) -> Figures:
 def _check(database: Database, jobs: int, found: Figures) -> None:
     """Every record is one row, or the figures are worth nothing."""
     with database.read() as connection:
-        rows = connection.exec_driver_sql("SELECT count(*) FROM log_records").scalar_one()
+        rows = connection.exec_driver_sql("SELECT count(*) FROM cloche_log_records").scalar_one()
     expected = jobs + int(found.pop("warm_up"))
     if rows != expected:
         raise BenchError(f"{rows} rows of {expected} records")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.contestant import SETTINGS, Contestant
 
 _APP = "bench.apps.celery"
@@ -32,7 +34,10 @@ def _celery(
     )
 
 
+_prefork = _celery("celery prefork -c 2, processes of 100 tasks", "prefork", 2, ("latency",))
+
 CONTESTANTS = (
+    replace(_prefork, worker=(*_prefork.worker, "--max-tasks-per-child", "100")),
     Contestant("celery", (), _APP, ("publish",), settings=SETTINGS),
     _celery("celery prefork -c 2", "prefork", 2, ("drain", "latency", "start")),
     _celery("celery prefork -c 10", "prefork", 10, ("drain",)),

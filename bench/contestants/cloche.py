@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.contestant import SETTINGS, Contestant
 
 _APP = "bench.apps.cloche"
@@ -41,6 +43,11 @@ def _transport_alone(name: str, pool: str, concurrency: int, share: float) -> Co
 
 
 CONTESTANTS = (
+    # Ten times as often as by default, to see what the replacing costs.
+    replace(
+        _cloche("cloche prefork -c 2, processes of 100 tasks", "prefork", 2, ("latency",), 2),
+        variables={"CLOCHE_WORKERS__WORKER__MAX_TASKS_PER_CHILD": "100"},
+    ),
     Contestant("cloche", (), _APP, ("publish",), environment="own", settings=SETTINGS, share=10),
     _cloche("cloche prefork -c 2", "prefork", 2, ("drain", "latency", "start"), 2),
     _cloche("cloche threads -c 10", "threads", 10, ("drain", "latency"), 5),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 
 from cloche import aget, async_task, create_app, resource
 
@@ -17,13 +17,13 @@ app = create_app("feeds")
 
 
 @resource
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
     """One client per process: opened on first use, closed when the worker stops."""
-    async with httpx.AsyncClient(timeout=10, follow_redirects=True) as client:
+    async with httpx2.AsyncClient(timeout=10, follow_redirects=True) as client:
         yield client
 
 
-@async_task(app=app, name="tasks.feeds.size", autoretry_for=(httpx.TransportError,))
+@async_task(app=app, name="tasks.feeds.size", autoretry_for=(httpx2.TransportError,))
 async def size(url: str) -> int:
     """Bytes behind one address."""
     client = await http()

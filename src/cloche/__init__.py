@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cloche.aio.task import AsyncTask, async_task
     from cloche.app import create_app, harden
     from cloche.app.resilience import Resilience, resilient
-    from cloche.broker.publish_many import map_delay, publish_many
+    from cloche.broker.publish.bulk import map_delay, publish_many
     from cloche.launch.discovery import discover_existing_workers, stop_all_existing_workers
-    from cloche.logs.logger import ExecutionLogger
     from cloche.logs.record import LogRecord
+    from cloche.logs.write.logger import ExecutionLogger
     from cloche.process.supervisor import Supervisor
     from cloche.settings import Settings, load
     from cloche.tasks.download import Downloads
@@ -62,15 +62,15 @@ _HOMES = {
     "close_resources": "cloche.aio.resources",
     "resource": "cloche.aio.resources",
     "aget": "cloche.aio.results",
-    "map_delay": "cloche.broker.publish_many",
-    "publish_many": "cloche.broker.publish_many",
+    "map_delay": "cloche.broker.publish.bulk",
+    "publish_many": "cloche.broker.publish.bulk",
     "Settings": "cloche.settings",
     "load": "cloche.settings",
     "Downloads": "cloche.tasks.download",
     "Supervisor": "cloche.process.supervisor",
     "discover_existing_workers": "cloche.launch.discovery",
     "stop_all_existing_workers": "cloche.launch.discovery",
-    "ExecutionLogger": "cloche.logs.logger",
+    "ExecutionLogger": "cloche.logs.write.logger",
     "LogRecord": "cloche.logs.record",
 }
 

@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from cloche.plain import moment, utf8
 from cloche.records import Gap, Snapshot, WorkerSeen
 
 #: Label sets of tasks kept apart; each is some 40 series, and a scrape should stay below 10,000.
-MOST = 240
+MAX_LABEL_SETS = 240
 #: Where task names, workers and queues beyond that are counted together.
 OTHER = ("(other)", "", "")
 LABELS = ("name", "hostname", "queue_name")
@@ -28,7 +29,7 @@ LABELS = ("name", "hostname", "queue_name")
 BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 
 #: Seconds, and tasks, that events may wait for the word which queue their task was sent to.
-PATIENCE, PATIENT = 1.0, 10_000
+QUEUE_TIMEOUT, MAX_WAITING = 1.0, 10_000
 
 _COUNTED = {
     "task-sent": "Tasks published",
@@ -94,7 +95,7 @@ class Metrics:
         if event["type"] == "task-started" and task.sent and not task.retries:
             # Clocks of two machines: a negative wait is none.
             self._wait.labels(*labels).observe(max(0.0, event["timestamp"] - task.sent))
-        elif event["type"] == "task-succeeded" and event.get("runtime") is not None:
+        elif event["type"] == "task-succeeded" and moment(event.get("runtime")) is not None:
             self._runtime.labels(*labels).observe(event["runtime"])
 
     def text(self) -> bytes:
@@ -107,9 +108,9 @@ class Metrics:
 
     def _labels(self, task: Task, event: Mapping[str, Any]) -> tuple[str, str, str]:
         queue = task.__dict__.get("queue") or ""
-        labels = (task.name or "unknown", str(event.get("hostname") or ""), str(queue))
+        labels = (utf8(task.name or "unknown"), utf8(event.get("hostname") or ""), utf8(queue))
         if labels not in self._known:
-            if len(self._known) >= MOST:
+            if len(self._known) >= MAX_LABEL_SETS:
                 return OTHER
             self._known.add(labels)
         return labels
@@ -155,8 +156,8 @@ class _Early:
         held.append((event, task))
 
     def _expire(self) -> None:
-        since = time.monotonic() - PATIENCE
-        while self._order and (self._order[0][0] < since or len(self._order) > PATIENT):
+        since = time.monotonic() - QUEUE_TIMEOUT
+        while self._order and (self._order[0][0] < since or len(self._order) > MAX_WAITING):
             self._release(self._order.popleft()[1])
 
     def _release(self, task_id: str) -> None:
@@ -235,4 +236,4 @@ def _of_queues(now: Snapshot) -> Iterator[Any]:
 
 def _exception_name(told: object) -> str:
     """``ValueError('no')`` -> ``ValueError``: what it says would be a series of its own each."""
-    return str(told or "").partition("(")[0][:80]
+    return utf8(told or "").partition("(")[0][:80]

@@ -7,10 +7,11 @@ here, once per process and thing. The end is found by asking the thing itself.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
+
+from cloche.process_local import here
 
 logger = logging.getLogger("cloche.outages")
 
@@ -20,7 +21,7 @@ REMIND = 60.0
 ASK = 0.5
 
 
-class Voice:
+class OutageReporter:
     """Speaks of ``what`` (``the broker``). ``answers`` asks it: raises while it is away.
 
     ``meanwhile`` says what that means, in a few words. A thing that goes and comes again and
@@ -40,12 +41,11 @@ class Voice:
         self._answers = answers
         self._meanwhile = meanwhile
         self._remind, self._ask = remind, ask
-        self._lock = threading.Lock()
-        self._pid = 0
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._process = here()
+        self._lock = threading.Lock()
         self._since: float | None = None
         self._why = ""
         self._times, self._away = 0, 0.0
@@ -53,16 +53,21 @@ class Voice:
         self._told = False
         self._thread: threading.Thread | None = None
 
+    def _begin_anew(self) -> None:
+        """A child inherits the parent's state, and none of its threads."""
+        process = here()
+        with process.lock:
+            if self._process is not process:
+                self._begin()
+
     @property
     def away(self) -> bool:
         """Whether it is away as far as we know."""
-        return self._since is not None and self._pid == os.getpid()
+        return self._since is not None and self._process is here()
 
     def failed(self, why: str) -> None:
         """Something failed because it is away; from any thread."""
-        if self._pid != os.getpid():  # a child inherits our state, and none of our threads
-            self._lock = threading.Lock()
-            self._begin()
+        self._begin_anew()
         with self._lock:
             self._why = why
             if self._since is not None:
@@ -78,6 +83,7 @@ class Voice:
 
     def rest(self) -> None:
         """Nobody needs it any more: say nothing further of an outage under way."""
+        self._begin_anew()
         with self._lock:
             self._since, self._times, self._away, self._told = None, 0, 0.0, False
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import psutil
 
-from tests.acceptance.stack import Stack, wait_for
+from cloche.testing import wait_until
+from tests import commands
+from tests.acceptance.stack import Stack
 
 #: A project that knows nothing of Cloche. Every task writes its number to a ledger, so that
 #: what was lost and what ran twice can be told.
@@ -113,14 +115,11 @@ class Background(Stack):
 
     def cloche(self, *words: str, code: int = 0, timeout: float = 120) -> str:
         """What ``cloche WORDS`` prints; it must end with ``code``."""
-        process = self.open(*words)
-        try:
-            out, err = process.communicate(timeout=timeout)
-        finally:
-            process.kill()
-        assert process.returncode == code, f"{words}: {process.returncode}\n{out}\n{err}"
-        assert "Traceback" not in out + err, out + err
-        return out if code == 0 else err
+        done = commands.cloche(*words, cwd=self.directory, env=self.environ, timeout=timeout)
+        told = f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, told
+        assert "Traceback" not in told, told
+        return done.stdout if code == 0 else done.stderr
 
     def on_terminal(
         self, *words: str, columns: int = 100, asked: str = "", answer: str = "", **more: str
@@ -161,14 +160,7 @@ class Background(Stack):
 
     def python(self, code: str, *words: str) -> str:
         """Run a program in the project."""
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words],
-            cwd=self.directory,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = commands.python(code, *words, cwd=self.directory, env=self.environ)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -189,7 +181,7 @@ class Background(Stack):
         def missing() -> set[int]:
             return set(range(last)) - {int(line) for line in self.written() if line.isdigit()}
 
-        wait_for(f"{last} tasks", lambda: not missing(), deadline)
+        wait_until(lambda: not missing(), f"{last} tasks", deadline)
 
     def mains(self, *words: str) -> list[psutil.Process]:
         """Main processes working here whose command line has all ``words``."""
@@ -206,7 +198,7 @@ class Background(Stack):
 
     def main(self, name: str) -> psutil.Process:
         """The main process of that name of a running launcher."""
-        return psutil.Process(wait_for(name, lambda: self.ps().get(name, {}).get("pid")))
+        return psutil.Process(wait_until(lambda: self.ps().get(name, {}).get("pid"), name))
 
     def output_of(self, name: str) -> str:
         path = self.directory / ".cloche" / "logs" / f"{name}.log"

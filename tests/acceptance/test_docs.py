@@ -96,3 +96,16 @@ def test_the_ten_lines_of_the_readme_run(tmp_path: Path) -> None:
             timeout=60,
         )
     assert done.stdout == "Hello, you!\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [pytest.param(*found, id=" ".join(found[0])) for found in every_command(cloche)],
+)
+def test_every_help_tells_its_exit_codes_and_fits_a_terminal(
+    path: tuple[str, ...], command: click.Command
+) -> None:
+    name = " ".join(("cloche", *path))
+    told = command.get_help(click.Context(command, info_name=name, terminal_width=80))
+    assert "Exit codes: 0" in told or path == ("logs", "tail"), told
+    assert [line for line in told.splitlines() if len(line) > 80] == []

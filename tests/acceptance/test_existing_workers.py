@@ -13,9 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, wait_until
 from tests.acceptance.background import SHOP, Background
-from tests.acceptance.stack import wait_for
 
 OTHER = SHOP.replace("shop", "bakery")
 
@@ -53,7 +52,7 @@ def bare(
             stderr=out,
             **more,
         )
-    wait_for(f"{words} to be ready", lambda: "ready." in log.read_text(), 60)
+    wait_until(lambda: "ready." in log.read_text(), f"{words} to be ready", 60)
     return process
 
 
@@ -80,7 +79,7 @@ def test_a_bare_worker_is_shown_and_adopted_and_succeeded(project: Background) -
     project.wait_counted(20)
     found.terminate()
     found.wait(30)
-    wait_for("its successor", lambda: project.ps()["worker"]["kind"] == "ours", 30)
+    wait_until(lambda: project.ps()["worker"]["kind"] == "ours", "its successor", 30)
     project.cloche("wait", "--ready", "worker")
     assert len(project.workers()) == 1
 
@@ -92,13 +91,13 @@ def test_an_adopted_worker_is_stopped_with_the_rest_and_survives_its_launcher(
     project.cloche("start")
     (launcher,) = project.launchers()
     launcher.kill()
-    wait_for("the guard's work", lambda: not project.mains("cloche-guard"), 30)
+    wait_until(lambda: not project.mains("cloche-guard"), "the guard's work", 30)
     assert alive(found), "it is not the guard's"
     project.cloche("start")
     assert project.ps()["worker"]["pid"] == found.pid
     (launcher,) = project.launchers()
     launcher.terminate()
-    wait_for("its end", lambda: not project.launchers(), 30)
+    wait_until(lambda: not project.launchers(), "its end", 30)
     assert alive(found), "only those it started end with it"
     project.cloche("start")
     project.cloche("stop")
@@ -170,7 +169,7 @@ def test_a_worker_started_by_a_script_of_ones_own_is_found(project: Background) 
             stdout=out,
             stderr=out,
         )
-    wait_for("own worker", lambda: "ready." in log.read_text(), 60)
+    wait_until(lambda: "ready." in log.read_text(), "own worker", 60)
     assert project.ps()[f"own@{os.uname().nodename}"]["pid"] == found.pid
     told = project.cloche("stop", "--existing")
     assert "own@" in told
@@ -189,12 +188,12 @@ def test_celery_multi_is_found_and_pool_processes_are_not_counted(project: Backg
         timeout=60,
     )
     host = os.uname().nodename
-    wait_for("both", lambda: {f"one@{host}", f"two@{host}"} <= project.ps().keys(), 60)
+    wait_until(lambda: {f"one@{host}", f"two@{host}"} <= project.ps().keys(), "both", 60)
     rows = project.ps()
     pids = {int((project.directory / f"{name}.pid").read_text()) for name in ("one", "two")}
     assert {row["pid"] for row in rows.values()} == pids
     assert "one@" in project.cloche("stop", "--existing")
-    wait_for("both gone", lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "both gone", 20)
 
 
 def test_another_application_and_another_broker_are_not_touched(project: Background) -> None:
@@ -231,8 +230,8 @@ def test_another_users_worker_is_not_touched(project: Background) -> None:
     worker = subprocess.Popen(
         [sys.executable, "celery", "worker"], cwd=project.directory, env=project.environ
     )
-    wait_for("another user", lambda: psutil.Process(worker.pid).username() == "nobody")
-    wait_for("its answer", lambda: project.ps(), 20)
+    wait_until(lambda: psutil.Process(worker.pid).username() == "nobody", "another user")
+    wait_until(lambda: project.ps(), "its answer", 20)
     assert psutil.Process(worker.pid).username() == "nobody"
     node = f"celery@{os.uname().nodename}"
     assert project.ps()[node]["kind"] == "elsewhere"
@@ -270,7 +269,7 @@ def test_a_worker_that_is_pid_1_of_a_container_is_found(project: Background) -> 
             stdout=out,
             stderr=out,
         )
-    wait_for("the container", lambda: "ready." in log.read_text(), 60)
+    wait_until(lambda: "ready." in log.read_text(), "the container", 60)
     (inner,) = psutil.Process(outer.pid).children()
     row = project.ps()["celery@box"]
     assert (row["kind"], row["pid"]) == ("foreign", inner.pid)

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
+from cloche.testing import wait_until
 from tests.acceptance.source import Source, digest
-from tests.acceptance.stack import Stack, wait_for
+from tests.acceptance.stack import Stack
 
 MIB = 1024**2
 #: Size of the big file; the full 200 MiB of the promise takes seconds on two cores.
@@ -30,17 +31,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def client(stack: Stack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.service, timeout=30) as client:
+def client(stack: Stack) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=stack.service, timeout=30) as client:
         yield client
 
 
-def until_final(client: httpx.Client, identifier: str, deadline: float = 60) -> dict[str, Any]:
+def until_final(client: httpx2.Client, identifier: str, deadline: float = 60) -> dict[str, Any]:
     def final() -> dict[str, Any] | None:
         state: dict[str, Any] = client.get(f"/api/downloads/{identifier}").json()
         return state if state["state"] in ("done", "failed", "cancelled") else None
 
-    found = wait_for("the download to end", final, deadline)
+    found = wait_until(final, "the download to end", deadline)
     assert found is not None
     return found
 
@@ -61,7 +62,7 @@ def pool_memory(stack: Stack) -> int:
 
 
 def test_a_big_file_over_a_connection_that_drops_twice_arrives_whole(
-    stack: Stack, client: httpx.Client
+    stack: Stack, client: httpx2.Client
 ) -> None:
     with Source() as source:
         warm = client.post("/api/downloads", json={"url": source.url(MIB, "warm.bin")}).json()
@@ -69,7 +70,7 @@ def test_a_big_file_over_a_connection_that_drops_twice_arrives_whole(
         before, peak, received = pool_memory(stack), 0, [0]
         source.drops = 2
         asked = client.post("/api/downloads", json={"url": source.url(BIG)})
-        assert asked.status_code == httpx.codes.ACCEPTED
+        assert asked.status_code == httpx2.codes.ACCEPTED
         identifier = asked.json()["id"]
         while True:
             now = client.get(f"/api/downloads/{identifier}").json()
@@ -90,24 +91,24 @@ def test_a_big_file_over_a_connection_that_drops_twice_arrives_whole(
         assert seen.hexdigest() == digest(BIG)
 
 
-def test_the_second_request_for_a_url_is_answered_from_the_cache(client: httpx.Client) -> None:
+def test_the_second_request_for_a_url_is_answered_from_the_cache(client: httpx2.Client) -> None:
     with Source() as source:
         url = source.url(MIB, "cached.bin")
         first = client.post("/api/downloads", json={"url": url}).json()
         until_final(client, first["id"])
         requests = len(source.requests)
         again = client.post("/api/downloads", json={"url": url})
-        assert again.status_code == httpx.codes.OK
+        assert again.status_code == httpx2.codes.OK
         assert again.json()["cached"] is True
         assert len(source.requests) == requests
 
 
-def test_a_running_download_can_be_cancelled(client: httpx.Client) -> None:
+def test_a_running_download_can_be_cancelled(client: httpx2.Client) -> None:
     with Source() as source:
         source.gate.clear()
         asked = client.post("/api/downloads", json={"url": source.url(50 * MIB, "slow.bin")}).json()
         path = f"/api/downloads/{asked['id']}"
-        wait_for("bytes to arrive", lambda: client.get(path).json()["received"] > 0)
+        wait_until(lambda: client.get(path).json()["received"] > 0, "bytes to arrive")
         client.delete(path)
         assert until_final(client, asked["id"], 10)["state"] == "cancelled"
 
@@ -130,8 +131,10 @@ def test_curl_does_the_same(stack: Stack, tmp_path: Path) -> None:
     with Source() as source:
         url = source.url(3 * MIB, "curled.bin")
         answer = run("--json", f'{{"url": "{url}"}}', f"{stack.service}/api/downloads")
-        identifier = httpx.Response(200, text=answer).json()["id"]
-        wait_for("done", lambda: '"done"' in run(f"{stack.service}/api/downloads/{identifier}"), 30)
+        identifier = httpx2.Response(200, text=answer).json()["id"]
+        wait_until(
+            lambda: '"done"' in run(f"{stack.service}/api/downloads/{identifier}"), "done", 30
+        )
         target = tmp_path / "curled.bin"
         run("-o", str(target), f"{stack.service}/files/{identifier}")
         os.truncate(target, MIB)  # a broken transfer to the person, continued with -C
@@ -139,7 +142,7 @@ def test_curl_does_the_same(stack: Stack, tmp_path: Path) -> None:
         assert hashlib.sha256(target.read_bytes()).hexdigest() == digest(3 * MIB)
 
 
-def test_an_address_inside_the_network_is_refused_with_the_reason(client: httpx.Client) -> None:
+def test_an_address_inside_the_network_is_refused_with_the_reason(client: httpx2.Client) -> None:
     answer = client.post("/api/downloads", json={"url": "http://169.254.169.254/latest/meta-data"})
     assert answer.status_code in (400, 403, 422)
     assert answer.headers["content-type"].startswith("application/problem+json")
@@ -148,7 +151,7 @@ def test_an_address_inside_the_network_is_refused_with_the_reason(client: httpx.
 
 def test_the_dashboard_tells_of_workers_queues_and_the_tasks_just_run(stack: Stack) -> None:
     def told() -> bool:
-        page = httpx.get(stack.dashboard + "/", timeout=10).text
-        return all(word in page for word in ("download_queue", "tasks.download.fetch", "worker@"))
+        page = httpx2.get(stack.dashboard + "/", timeout=10).text
+        return all(word in page for word in ("download_queue", "cloche.download.fetch", "worker@"))
 
-    wait_for("the dashboard to show them", told, 20)
+    wait_until(told, "the dashboard to show them", 20)

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cloche.testing import wait_until
 from tests.acceptance.background import PUBLISH, Background, numbered
-from tests.acceptance.stack import wait_for
 
 #: Numbered tasks per fault; each takes a hundredth of a second and more.
 SHORT, LONG = 200, 2000
@@ -68,14 +68,14 @@ def test_whatever_is_killed_comes_back_and_no_task_is_lost(stack: Background, ta
     for number, victim in enumerate(("worker", "pool child", "dashboard", "broker")):
         first, last = number * tasks, (number + 1) * tasks
         publisher = publishing(stack, first, last)
-        wait_for("tasks to flow", lambda first=first: len(stack.written()) > first + tasks // 10)  # type: ignore[misc]
+        wait_until(lambda first=first: len(stack.written()) > first + tasks // 10, "tasks to flow")  # type: ignore[misc]
         before = numbers(stack)
         pid = kill(stack, victim)
         # Tasks are taken in their order: what is missing below the last one written was in
         # flight. Rows 1 to 3 of the fault matrix: it runs again within the lease and 5 s.
         held = set(range(max(before))) - before
-        wait_for(f"{held} after {victim}", lambda held=held: held <= numbers(stack), LEASE + 5)  # type: ignore[misc]
-        wait_for("its end", lambda pid=pid: not psutil.pid_exists(pid))  # type: ignore[misc]
+        wait_until(lambda held=held: held <= numbers(stack), f"{held} after {victim}", LEASE + 5)  # type: ignore[misc]
+        wait_until(lambda pid=pid: not psutil.pid_exists(pid), "its end")  # type: ignore[misc]
         assert publisher.wait(120) == 0, f"{victim}: a publish failed"
         stack.wait_counted(last)
         stack.cloche("wait", "--ready")
@@ -96,7 +96,9 @@ def test_a_killed_launcher_is_cleaned_up_after_and_the_next_start_goes_on(
     stack.cloche("start")
     stack.publish(0, tasks, 0.01)
     stack.send("shop.family", 0.1)
-    wait_for("grandchildren", lambda: "family" in stack.written() and len(sleepers(stack)) == 2, 60)
+    wait_until(
+        lambda: "family" in stack.written() and len(sleepers(stack)) == 2, "grandchildren", 60
+    )
     stack.publish(tasks, 2 * tasks, 0.01)
     stack.launchers()[0].kill()
     stack.wait_gone()
@@ -109,11 +111,11 @@ def test_a_killed_launcher_is_cleaned_up_after_and_the_next_start_goes_on(
 def test_a_killed_worker_takes_its_tasks_grandchildren_with_it(stack: Background) -> None:
     stack.cloche("start")
     stack.send("shop.family", 60)
-    wait_for("grandchildren", lambda: len(sleepers(stack)) == 2)
+    wait_until(lambda: len(sleepers(stack)) == 2, "grandchildren")
     first = {process.pid for process in sleepers(stack)}
     stack.main("worker").kill()
-    wait_for("the task elsewhere", lambda: stack.written().count("family") == 2, 60)
-    wait_for("the first ones' end", lambda: not first & {one.pid for one in sleepers(stack)})
+    wait_until(lambda: stack.written().count("family") == 2, "the task elsewhere", 60)
+    wait_until(lambda: not first & {one.pid for one in sleepers(stack)}, "the first ones' end")
     stack.cloche("stop")
     stack.wait_gone()
 
@@ -133,7 +135,8 @@ def test_a_pid_that_came_round_again_is_not_taken_for_ours(stack: Background) ->
     """A state file of a killed launcher whose numbers now belong to somebody else."""
     stack.cloche("start", "beat")
     state = stack.directory / ".cloche" / "state.json"
-    record = json.loads(state.read_text())
+    lock = stack.directory / ".cloche" / "up.lock"
+    record, owner = json.loads(state.read_text()), json.loads(lock.read_text())
     stack.cloche("stop")
     stack.wait_gone()
     with subprocess.Popen(
@@ -145,8 +148,6 @@ def test_a_pid_that_came_round_again_is_not_taken_for_ours(stack: Background) ->
                 if child["identity"]:
                     child["identity"]["pid"] = stranger.pid
             state.write_text(json.dumps(record))
-            lock = stack.directory / ".cloche" / "up.lock"
-            owner = json.loads(lock.read_text())
             lock.write_text(json.dumps({**owner, "pid": stranger.pid}))
             assert stack.cloche("stop") == "nothing runs\n"
             assert stranger.poll() is None

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.acceptance.stack import Stack, wait_for
+from cloche.testing import wait_until
+from tests.acceptance.stack import Stack
 
 CODE = """
 from cloche import create_app
@@ -26,13 +27,8 @@ ASK = (
 
 
 class Development(Stack):
-    def wait_ready(self, deadline: float = 60.0) -> Development:
-        wait_for("everything", lambda: "ready in" in self.output or self._dead(), deadline)
-        assert not self._dead(), self.output
-        return self
-
-    def _dead(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
+    def _is_ready(self, times: int) -> bool:
+        return self.output.count(self.ready) >= times  # without pages
 
     def write(self, text: str) -> None:
         (self.directory / "proj.py").write_text(text)
@@ -47,8 +43,8 @@ class Development(Stack):
             timeout=60,
         ).stdout.strip()
 
-    def says(self, words: str) -> None:
-        wait_for(f"{words!r} in {self.output}", lambda: words in self.output, 60)
+    def wait_says(self, words: str) -> None:
+        wait_until(lambda: words in self.output, f"{words!r} in {self.output}", 60)
 
 
 def test_changed_code_runs_and_broken_code_does_not(tmp_path: Path) -> None:
@@ -61,19 +57,19 @@ def test_changed_code_runs_and_broken_code_does_not(tmp_path: Path) -> None:
     with Development(tmp_path, "-A", "proj", "--reload", environ=lean) as stack:
         assert stack.version() == "1"
         stack.write(CODE.format(version=2))
-        stack.says("proj.py changed: one, beat start anew")
-        wait_for("the new code", lambda: stack.version() == "2", 60)
-        wait_for("the scheduler", lambda: stack.output.count("the scheduler leads") == 2, 60)
+        stack.wait_says("proj.py changed: one, beat start anew")
+        wait_until(lambda: stack.version() == "2", "the new code", 60)
+        wait_until(lambda: stack.output.count("the scheduler leads") == 2, "the scheduler", 60)
 
         stack.write(CODE.format(version="(3"))
-        stack.says("proj.py changed, and what runs goes on unchanged: proj.py:")
+        stack.wait_says("proj.py changed, and what runs goes on unchanged: proj.py:")
         assert "SyntaxError: '(' was never closed" in stack.output
         assert stack.version() == "2"
 
         stack.write("import nothing_of_that_name\n")
-        stack.says("importing the Celery application 'proj' failed")
+        stack.wait_says("importing the Celery application 'proj' failed")
         assert "No module named 'nothing_of_that_name'" in stack.output
         assert stack.version() == "2"
 
         stack.write(CODE.format(version=4))
-        wait_for("the mended code", lambda: stack.version() == "4", 60)
+        wait_until(lambda: stack.version() == "4", "the mended code", 60)

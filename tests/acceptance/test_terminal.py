@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.stack import Stack, free_port
+from cloche.testing import free_port
+from tests.acceptance.stack import Stack
 
 
 class Terminal:
@@ -34,7 +35,7 @@ class Terminal:
             stderr=slave,
             start_new_session=True,
         )
-        stack.process = self.process
+        stack.adopt(self.process)
         os.close(slave)
 
     def wait_for(self, text: str, deadline: float = 40) -> None:

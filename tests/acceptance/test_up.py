@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -9,44 +10,70 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, clean_environ, free_port, wait_until
 from tests.acceptance.source import Source
-from tests.acceptance.stack import Stack, clean_environ, free_port, wait_for
+from tests.acceptance.stack import Stack
 
 MIB = 1024**2
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[Stack]:
-    made = Stack(tmp_path)
+#: One worker for every queue: a start costs less than with one for each family.
+QUEUES = ["default", "download_queue", "logs", "maintenance_queue"]
+ONE_WORKER = {"worker": {"queues": QUEUES, "concurrency": 2}}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The directory of the tests that may meet what an earlier one left running or ended there."""
+    environ = {
+        "CLOCHE_DASHBOARD__ENABLED": "false",
+        "CLOCHE_WORKERS": json.dumps(ONE_WORKER),
+        "CLOCHE_BROKER__VISIBILITY_TIMEOUT": "3",
+    }
+    made = Stack(tmp_path_factory.mktemp("up"), environ=environ)
     yield made
     made.close()
 
 
-def test_it_tells_where_to_look_and_stops_in_order_on_ctrl_c(stack: Stack) -> None:
-    stack.launch().wait_ready()
-    assert f"http://localhost:{stack.service_port}" in stack.output
-    assert "messages survive a stop" in stack.output
-    assert "environment (" in stack.output, "where settings came from"
-    for url in (stack.service, stack.dashboard):
-        assert httpx.get(url + "/readyz", timeout=10).status_code == httpx.codes.OK
-        assert httpx.get(url + "/", timeout=10).status_code == httpx.codes.OK
-    stack.signal(signal.SIGINT)
-    assert stack.wait_exit() == 0
-    stack.wait_gone()
-    assert "Traceback" not in stack.output
+@pytest.fixture
+def stack(shared: Stack) -> Stack:
+    """Running."""
+    if not shared.started or shared.ended:
+        shared.log_path.unlink(missing_ok=True)
+        shared.start().wait_ready()
+    return shared
+
+
+def test_it_tells_where_to_look_and_stops_in_order_on_ctrl_c(tmp_path: Path) -> None:
+    with Stack(tmp_path) as stack:
+        assert f"http://localhost:{stack.service_port}" in stack.output
+        assert "messages survive a stop" in stack.output
+        assert "environment (" in stack.output, "where settings came from"
+        for url in (stack.service, stack.dashboard):
+            assert httpx2.get(url + "/readyz", timeout=10).status_code == httpx2.codes.OK
+            assert httpx2.get(url + "/", timeout=10).status_code == httpx2.codes.OK
+        stack.signal(signal.SIGINT)
+        assert stack.process.wait(60) == 0
+        stack.wait_gone()
+        assert "Traceback" not in stack.output
+
+
+def test_a_second_one_in_the_same_directory_is_told_of_the_first(stack: Stack) -> None:
+    done = refused(stack.directory)
+    assert done.returncode == 1
+    assert "already runs" in done.stderr
+    assert str(stack.pid) in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_polite_signals_stop_it_in_order_too(stack: Stack, number: signal.Signals) -> None:
-    stack.launch().wait_ready()
     stack.signal(number)
-    assert stack.wait_exit() == 0
+    assert stack.process.wait(60) == 0
     stack.wait_gone()
 
 
@@ -54,52 +81,38 @@ def ask_for_slow_download(stack: Stack, source: Source) -> str:
     """A download that hangs after a megabyte, running in a worker."""
     source.gate.clear()
     url = source.url(8 * MIB, "slow.bin")
-    identifier: str = httpx.post(f"{stack.service}/api/downloads", json={"url": url}).json()["id"]
+    identifier: str = httpx2.post(f"{stack.service}/api/downloads", json={"url": url}).json()["id"]
     path = f"{stack.service}/api/downloads/{identifier}"
-    wait_for("bytes to arrive", lambda: httpx.get(path).json()["received"] > 0)
+    wait_until(lambda: httpx2.get(path).json()["received"] > 0, "bytes to arrive")
     return identifier
 
 
+def ends(stack: Stack, identifier: str) -> None:
+    path = f"{stack.service}/api/downloads/{identifier}"
+    wait_until(lambda: httpx2.get(path).json()["state"] == "done", "the task to end", 60)
+
+
 def test_a_second_ctrl_c_does_not_wait_for_running_tasks_and_loses_none(stack: Stack) -> None:
-    stack.environ["CLOCHE_BROKER__VISIBILITY_TIMEOUT"] = "3"
     with Source() as source:
-        stack.launch().wait_ready()
         identifier = ask_for_slow_download(stack, source)
         stack.signal(signal.SIGINT)
-        wait_for("the stop to begin", lambda: "SIGINT: stopping" in stack.output)
+        wait_until(lambda: "SIGINT: stopping" in stack.output, "the stop to begin")
         stack.signal(signal.SIGINT)
-        assert stack.wait_exit(15) == 130
+        assert stack.process.wait(15) == 130
         stack.wait_gone()
         source.gate.set()
-        stack.launch().wait_ready()
-        path = f"{stack.service}/api/downloads/{identifier}"
-        wait_for("the task to end", lambda: httpx.get(path).json()["state"] == "done", 60)
-
-
-def test_a_killed_launcher_leaves_nothing_behind_and_loses_no_task(stack: Stack) -> None:
-    stack.environ["CLOCHE_BROKER__VISIBILITY_TIMEOUT"] = "3"
-    stack.environ["CLOCHE_STOP__SOFT"] = "1"
-    stack.environ["CLOCHE_STOP__GRACE"] = "5"
-    with Source() as source:
-        stack.launch().wait_ready()
-        identifier = ask_for_slow_download(stack, source)
-        stack.signal(signal.SIGKILL)
-        stack.wait_exit()
-        stack.wait_gone(40)
-        source.gate.set()
-        stack.launch().wait_ready()
-        path = f"{stack.service}/api/downloads/{identifier}"
-        wait_for("the task to end", lambda: httpx.get(path).json()["state"] == "done", 60)
+        # From here on a stop does not wait long for what runs.
+        stack.environ |= {"CLOCHE_STOP__SOFT": "1", "CLOCHE_STOP__GRACE": "5"}
+        stack.start().wait_ready()
+        ends(stack, identifier)
 
 
 @pytest.mark.parametrize("name", ["worker", "service", "broker"])
 def test_a_killed_process_is_started_again(stack: Stack, name: str) -> None:
-    stack.launch().wait_ready()
-
     def main_process() -> psutil.Process | None:
         return next(iter(stack.processes(name)), None)
 
-    first = wait_for(f"the {name}", main_process)
+    first = wait_until(main_process, f"the {name}")
     assert first is not None
     first.kill()
 
@@ -107,20 +120,31 @@ def test_a_killed_process_is_started_again(stack: Stack, name: str) -> None:
         now = main_process()
         return now is not None and now.pid != first.pid
 
-    wait_for(f"another {name}", another, 30)
+    wait_until(another, f"another {name}", 30)
     with Source() as source:
 
         def works() -> bool:
             try:
-                asked = httpx.post(
+                asked = httpx2.post(
                     f"{stack.service}/api/downloads", json={"url": source.url(MIB)}, timeout=5
                 )
                 path = f"{stack.service}/api/downloads/{asked.json()['id']}"
-                return bool(httpx.get(path, timeout=5).json()["state"] == "done")
-            except (httpx.TransportError, KeyError):
+                return bool(httpx2.get(path, timeout=5).json()["state"] == "done")
+            except (httpx2.TransportError, KeyError):
                 return False
 
-        wait_for("a download afterwards", works, 60)
+        wait_until(works, "a download afterwards", 60)
+
+
+def test_a_killed_launcher_leaves_nothing_behind_and_loses_no_task(stack: Stack) -> None:
+    with Source() as source:
+        identifier = ask_for_slow_download(stack, source)
+        stack.signal(signal.SIGKILL)
+        stack.process.wait(60)
+        stack.wait_gone(40)
+        source.gate.set()
+        stack.start().wait_ready()
+        ends(stack, identifier)
 
 
 def test_a_project_that_knows_nothing_of_cloche_runs_unchanged(tmp_path: Path) -> None:
@@ -148,14 +172,6 @@ def test_a_project_that_knows_nothing_of_cloche_runs_unchanged(tmp_path: Path) -
             timeout=60,
         )
         assert asked.stdout.strip() == "5 invoice 7", asked.stderr
-
-
-def test_a_second_one_in_the_same_directory_is_told_of_the_first(stack: Stack) -> None:
-    stack.launch().wait_ready()
-    done = refused(stack.directory)
-    assert done.returncode == 1
-    assert "already runs" in done.stderr
-    assert str(stack.process.pid if stack.process else "") in done.stderr
 
 
 def refused(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -55,7 +55,9 @@ def test_a_backlog_without_consumer_is_said_first(
         for _ in range(3):
             stack.app.tasks["tests.integration.web.sample.add"].apply_async((1, 1), queue="reports")
         page = open_page(dashboard.url)
-        expect(page.locator(".verdict")).to_contain_text("3 tasks wait in reports")
+        expect(page.locator(".verdict")).to_contain_text(
+            "queue reports: 3 waiting and nobody consumes it"
+        )
         expect(page.locator("#queues")).to_contain_text("Backlog, no consumer")
         picture(page, "dashboard-trouble")
     finally:

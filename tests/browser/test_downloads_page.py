@@ -68,6 +68,9 @@ def test_cancel_and_try_again(service: Running, files: Source, open_page: Open) 
     files.rate = 0
     card.get_by_role("button", name="Try again").click()
     expect(card.get_by_role("status")).to_have_text("Done")
+    picture(page, "service-done")
+    card.get_by_role("button", name="Remove").click()
+    expect(card).to_have_count(0)
 
 
 def test_what_cannot_be_fetched_says_why(service: Running, files: Source, open_page: Open) -> None:

@@ -177,3 +177,39 @@ def test_nothing_is_wider_than_the_screen(
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     name = path.strip("/").replace("/", "-")
     picture(page, f"{name}-{scheme}{'-phone' if phone else ''}")
+
+
+_TABLES_FIT = """[...document.querySelectorAll(".table-wrap")]
+    .every(table => table.scrollWidth <= table.clientWidth + 1)"""
+
+
+def test_whatever_is_logged_fits_and_hides_nothing(
+    dashboard: Running, database: Database, open_page: Open
+) -> None:
+    word = "unbroken-" * 27
+    put(
+        database,
+        [
+            made("m" * 16_000, "error", run_id="odd", category=word, agent=word,
+                 step=f"{word[:100]}/b{word[:100]}", concept_id=word, task_id=word,
+                 details={"deep": {"a": ["b" * 9_000]}}),
+            made("\x1b[31mred \u202eexe.txt", "warning", run_id="odd", category="\u202egpj"),
+            made("first line\n  second line", run_id="odd", after=1),
+            made("生成了学习路线图的第一章" * 60, run_id="odd", category="写作", agent="مرحبا"),
+        ],
+    )  # fmt: skip
+    for phone in (False, True):
+        page = open_page(f"{dashboard.url}/logs?run=odd", phone=phone)
+        expect(page.locator("#rows tr")).to_have_count(4)
+        expect(page.locator("#rows")).to_contain_text(r"\x1b[31mred \u202eexe.txt")
+        record = page.locator("#rows a.plain", has_text="mmm").get_attribute("href")
+        picture(page, f"logs-odd{'-phone' if phone else ''}")
+        assert record is not None
+        for path in ("/logs?run=odd", record, "/logs/runs/odd", "/logs/summary?run=odd"):
+            page.goto(f"{dashboard.url}{path}")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+            assert page.evaluate("document.documentElement.scrollHeight < 6000"), path
+            assert page.evaluate(_TABLES_FIT), path
+    page = open_page(f"{dashboard.url}/logs?run=odd&text=second")
+    page.locator("#rows a.plain").click()
+    expect(page.locator("pre.block").first).to_have_text("first line\n  second line")

@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from tests.integration.transport.harness import Bench, Effect, Worker, wait_until
+from cloche.testing import wait_until
+from tests.integration.transport.harness import Bench, Effect, Worker
 
 TASKS = int(os.environ.get("CHAOS_TASKS", "200"))
 #: Whether outages have the length the matrix names, or a fraction of it.
@@ -131,7 +132,7 @@ class Row:
         for worker in self.bench.workers:
             if worker.alive:
                 self._logs[worker] = len(worker.log)
-                self._before[worker] = _resources(worker)
+                self._before[worker] = resources(worker)
         self.began = self.ended = time.time()
 
     def end(self) -> None:
@@ -242,7 +243,7 @@ class Row:
                 busy = sum(process.cpu_times()[:2])
                 time.sleep(1)
                 assert sum(process.cpu_times()[:2]) - busy < 0.5, f"{worker.log_path.stem} spins"
-                now_files, now_memory = _resources(worker)
+                now_files, now_memory = resources(worker)
                 assert now_files <= files + 8, f"descriptors: {files}, now {now_files}"
                 assert now_memory - memory < 40e6, f"memory: {memory}, now {now_memory}"
 
@@ -270,6 +271,7 @@ def inflight_of(bench: Bench, worker: Worker) -> set[int]:
     return found
 
 
-def _resources(worker: Worker) -> tuple[int, int]:
+def resources(worker: Worker) -> tuple[int, int]:
+    """Descriptors and resident bytes."""
     process = psutil.Process(worker.process.pid)
     return process.num_fds(), process.memory_info().rss

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloche.broker.commands import send
-from cloche.broker.server import bundled_server
-from cloche.testing import BrokerProcess
+from cloche.broker.connection.commands import send
+from cloche.broker.embedded.server import bundled_server
+from cloche.testing import BrokerProcess, wait_until
 from tests.chaos.conftest import Report
 from tests.chaos.measure import CONCURRENCY, TASKS, WHOLE, Allowed, Load, Row
-from tests.integration.transport.harness import Bench, Worker, connections, wait_until
+from tests.integration.transport.harness import Bench, Worker, connections
 from tests.integration.transport.proxy import Proxy
 
 pytestmark = pytest.mark.timeout(400 + TASKS)

@@ -14,6 +14,7 @@ import redis
 from celery import Celery
 
 from cloche.broker.dead_letters import DeadLetters
+from cloche.testing import wait_until
 from tests.chaos.conftest import Report
 from tests.chaos.measure import (
     CONCURRENCY,
@@ -25,7 +26,7 @@ from tests.chaos.measure import (
     Row,
     number_of,
 )
-from tests.integration.transport.harness import APP, Bench, connections, wait_until
+from tests.integration.transport.harness import APP, Bench, connections
 from tests.integration.transport.proxy import Proxy
 
 pytestmark = pytest.mark.timeout(300 + TASKS)
@@ -113,7 +114,7 @@ def test_row_16_all_connections_killed_again_and_again(bench: Bench, report: Rep
 
 
 def test_row_20_what_is_no_message(bench: Bench, report: Report) -> None:
-    worker = bench.worker("threads", CONCURRENCY)
+    worker = bench.worker("threads", CONCURRENCY, max_message_bytes=10_000_000)
     row = Row(20, "junk, no properties, 10 MB body, unknown task: 5 each", bench, Load(bench))
     row.under_way()
     row.begin()

@@ -12,9 +12,10 @@ import pytest
 import redis
 
 from cloche.broker.dead_letters import DeadLetter, DeadLetters
+from cloche.testing import wait_until
 from tests.chaos.conftest import Report
 from tests.chaos.measure import CONCURRENCY, TASKS, Allowed, Load, Row, inflight_of
-from tests.integration.transport.harness import Bench, Worker, wait_until
+from tests.integration.transport.harness import Bench, Worker
 
 pytestmark = pytest.mark.timeout(300 + TASKS)
 

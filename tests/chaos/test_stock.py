@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, wait_until
 from tests.chaos.measure import CONCURRENCY, PATIENCE, TASKS, Cost, Load, number_of
-from tests.integration.transport.harness import Bench, connections, wait_until
+from tests.integration.transport.harness import Bench, connections
 from tests.integration.transport.proxy import Proxy
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300 + TASKS)]

@@ -16,6 +16,7 @@ import pytest
 
 import cloche.cli
 from cloche.cli.lazy import Lazy
+from tests import commands
 
 SECRET = "hunter2hunter2"
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -33,7 +34,7 @@ def fail():
 
 sys.modules["broken"] = type(sys)("broken")
 sys.modules["broken"].fail = fail
-cli.Commands.commands_by_name["fail"] = Lazy("broken:fail", "")
+cli.CommandGroup.commands_by_name["fail"] = Lazy("broken:fail", "")
 cli.main()
 """
 
@@ -43,12 +44,11 @@ def run(tmp_path: Path) -> Run:
     """Run a command in an empty directory with nothing set but what is given."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        program = (
-            (sys.executable, "-m", "cloche") if arguments[:1] != ("-c",) else (sys.executable,)
-        )
         environ = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **variables}
+        if arguments[:1] != ("-c",):
+            return commands.cloche(*arguments, cwd=tmp_path, env=environ)
         return subprocess.run(
-            [*program, *arguments],
+            [sys.executable, *arguments],
             cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -281,9 +281,9 @@ def test_help_imports_no_command(run: Run) -> None:
     assert run("-c", code).stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", list(cloche.cli.Commands.commands_by_name))
+@pytest.mark.parametrize("name", list(cloche.cli.CommandGroup.commands_by_name))
 def test_the_list_of_commands_says_what_each_says_itself(name: str) -> None:
-    lazy: Lazy = cloche.cli.Commands.commands_by_name[name]
+    lazy: Lazy = cloche.cli.CommandGroup.commands_by_name[name]
     assert lazy.load().get_short_help_str(limit=200) == lazy.summary
 
 
@@ -295,7 +295,7 @@ def _examples(command: click.Command) -> list[str]:
     return found + [example for each in below for example in _examples(each)]
 
 
-CONFIG = cloche.cli.Commands.commands_by_name["config"].load()
+CONFIG = cloche.cli.CommandGroup.commands_by_name["config"].load()
 
 
 @pytest.mark.parametrize("example", _examples(CONFIG))

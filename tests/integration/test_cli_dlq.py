@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cloche.app import create_app
 from cloche.settings import load
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import BrokerProcess, clean_environ, wait_until
+from tests import commands
 from tests.integration.app.conftest import StartWorker, start_worker
 
 __all__ = ["start_worker"]
@@ -29,14 +27,7 @@ class Dlq:
         self.directory = directory
 
     def run(self, *words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cloche", "dlq", *words],
-            cwd=self.directory,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=30,
-        )
+        done = commands.cloche("dlq", *words, cwd=self.directory, env=self.environ)
         assert done.returncode == code, done.stderr
         return done.stdout if code == 0 else done.stderr
 
@@ -62,14 +53,14 @@ def test_dead_letters_are_listed_shown_retried_and_purged(
 
     # The worker tells its own reason a moment after it rejected.
     told = {"unknown-task", "undecodable"}
-    wait_for("both to be dead, and why", lambda: set(by_reason()) == told, 30)
+    wait_until(lambda: set(by_reason()) == told, "both to be dead, and why", 30)
     found = by_reason()
     unknown = str(found["unknown-task"]["id"])
     assert "tasks.nobody.knows" in dlq.run("list")
     assert "lost-one" in dlq.run("show", unknown)
     assert "this is no message" in dlq.run("show", str(found["undecodable"]["id"]))
     assert dlq.run("retry", unknown).strip() == "1 put back"
-    wait_for("it to die again", lambda: len(dlq.letters()) == 2, 30)
+    wait_until(lambda: len(dlq.letters()) == 2, "it to die again", 30)
     assert dlq.run("purge", "--all").strip() == "2 deleted"
     assert dlq.letters() == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cloche.cluster.database import check_database
+from cloche.health.answers import check_database
 from cloche.settings import Settings
 from cloche.testing import PostgresProcess
 

@@ -10,8 +10,7 @@ import pytest
 from cloche.database import Database
 from cloche.errors import DatabaseError
 from cloche.settings import Settings
-from cloche.testing import PostgresProcess
-from tests.acceptance.stack import wait_for
+from cloche.testing import PostgresProcess, wait_until
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -46,7 +45,7 @@ def test_a_line_when_it_goes_and_one_when_it_is_back(
         assert lines(caplog)[0].endswith("): what needs it fails or is retried")
         assert postgres.password not in lines(caplog)[0]
         postgres.start()
-        wait_for("the end", lambda: len(lines(caplog)) == 2, 30)
+        wait_until(lambda: len(lines(caplog)) == 2, "the end", 30)
         assert lines(caplog)[1].startswith("the database answers again, after ")
         with database.read() as connection:
             assert connection.exec_driver_sql("SELECT 2").scalar() == 2

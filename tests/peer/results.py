@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-POOLS = ("prefork", "threads", "asyncio")
 Url = Literal["stock", "ours"]
 URLS: tuple[Url, ...] = ("stock", "ours")
 

@@ -13,11 +13,16 @@ ROOT = Path(cloche.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
+        "process_local plain timestamps",
         "errors records backoff outages running",
         "settings",
-        "broker aio process database",
-        "app history cluster logs scripts",
-        "tasks metrics alerts doctor launch testing",
+        "broker process database",
+        "worker",
+        "aio",
+        "health",
+        "app history cluster logs",
+        "tasks scripts testing",
+        "launch doctor alerts metrics",
         "web terminal generate celery",
         "contrib",
         "cli",

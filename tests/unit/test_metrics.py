@@ -7,9 +7,9 @@ from typing import Any
 from celery.events.state import State
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloche.metrics import MOST, Metrics
+from cloche.metrics import MAX_LABEL_SETS, Metrics
 from cloche.records import QueueSeen, Snapshot, WorkerSeen
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 
 
 def _worker(name: str, **figures: float) -> WorkerSeen:
@@ -60,7 +60,7 @@ def test_a_queue_of_unknown_length_has_none() -> None:
 
 def test_names_without_end_do_not_become_series_without_end() -> None:
     metrics, state = Metrics(lambda: Snapshot(1.0)), State()
-    for number in range(MOST + 50):
+    for number in range(MAX_LABEL_SETS + 50):
         task, name = f"id-{number}", f"task-{number}"
         _tell(metrics, state, "task-received", task, name)
         _tell(metrics, state, "task-started", task, name)
@@ -92,4 +92,4 @@ def test_a_publisher_that_tells_nothing_is_waited_for_in_vain_and_not_for_long()
     assert _samples(metrics)["celery_task_received_total", nowhere] == 1  # nobody tells
     _tell(metrics, state, "task-sent", "first", "t", queue="q", hostname="p@h")
     _tell(metrics, state, "task-received", "second", "t")
-    wait_for("its count", lambda: _samples(metrics)["celery_task_received_total", nowhere] == 2)
+    wait_until(lambda: _samples(metrics)["celery_task_received_total", nowhere] == 2, "its count")

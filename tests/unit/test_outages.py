@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloche.outages import Voice
-from tests.acceptance.stack import wait_for
+from cloche.outages import OutageReporter
+from cloche.testing import wait_until
 
 
 class Thing:
@@ -24,9 +24,9 @@ class Thing:
 
 
 @pytest.fixture
-def voices() -> Iterator[list[Voice]]:
+def voices() -> Iterator[list[OutageReporter]]:
     """What a test puts here falls silent with it: the next test reads the log too."""
-    made: list[Voice] = []
+    made: list[OutageReporter] = []
     yield made
     for voice in made:
         voice.rest()
@@ -40,37 +40,37 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_line_when_it_begins_reminders_and_one_when_it_is_over(
-    caplog: pytest.LogCaptureFixture, voices: list[Voice]
+    caplog: pytest.LogCaptureFixture, voices: list[OutageReporter]
 ) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
-    voice = Voice("the thing", thing.answers, "all wait", remind=0.3, ask=0.02)
+    voice = OutageReporter("the thing", thing.answers, "all wait", remind=0.3, ask=0.02)
     voices.append(voice)
     for _ in range(500):
         voice.failed("refused")
     assert lines(caplog) == ["the thing does not answer (refused): all wait"]
-    wait_for("two reminders", lambda: len(lines(caplog)) == 3)
+    wait_until(lambda: len(lines(caplog)) == 3, "two reminders")
     assert lines(caplog)[1].startswith("the thing is away for ")
     assert voice.away
     thing.there.set()
-    wait_for("the end", lambda: not voice.away)
-    wait_for("its line", lambda: len(lines(caplog)) == 4)
+    wait_until(lambda: not voice.away, "the end")
+    wait_until(lambda: len(lines(caplog)) == 4, "its line")
     assert lines(caplog)[3].startswith("the thing answers again, after ")
 
 
 def test_one_that_comes_and_goes_is_told_of_once_a_while(
-    caplog: pytest.LogCaptureFixture, voices: list[Voice]
+    caplog: pytest.LogCaptureFixture, voices: list[OutageReporter]
 ) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
-    voice = Voice("the thing", thing.answers, "all wait", remind=1.0, ask=0.01)
+    voice = OutageReporter("the thing", thing.answers, "all wait", remind=1.0, ask=0.01)
     voices.append(voice)
     for _ in range(10):
         thing.there.clear()
         voice.failed("refused")
         thing.there.set()
-        wait_for("it to be back", lambda: not voice.away)
-    wait_for("the summary", lambda: len(lines(caplog)) >= 3)
+        wait_until(lambda: not voice.away, "it to be back")
+    wait_until(lambda: len(lines(caplog)) >= 3, "the summary")
     first, end, summary, *rest = lines(caplog)
     assert first == "the thing does not answer (refused): all wait"
     assert end.startswith("the thing answers again, after ")
@@ -79,16 +79,16 @@ def test_one_that_comes_and_goes_is_told_of_once_a_while(
 
 
 def test_one_that_nobody_needs_any_more_is_not_told_of(
-    caplog: pytest.LogCaptureFixture, voices: list[Voice]
+    caplog: pytest.LogCaptureFixture, voices: list[OutageReporter]
 ) -> None:
     caplog.set_level(logging.WARNING)
     thing = Thing()
-    voice = Voice("the thing", thing.answers, "all wait", remind=0.1, ask=0.01)
+    voice = OutageReporter("the thing", thing.answers, "all wait", remind=0.1, ask=0.01)
     voices.append(voice)
     voice.failed("refused")
     voice.rest()
-    wait_for("its thread to end", lambda: voice._thread is None)
+    wait_until(lambda: voice._thread is None, "its thread to end")
     assert lines(caplog) == ["the thing does not answer (refused): all wait"]
     thing.there.set()
     voice.failed("again")  # and is needed again
-    wait_for("the end", lambda: not voice.away)
+    wait_until(lambda: not voice.away, "the end")

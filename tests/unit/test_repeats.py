@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from cloche.app.repeats import Repeats
+from cloche.app.outage_reporter import RepeatLogFilter
 
 
 class Told(logging.Handler):
@@ -29,7 +29,7 @@ def told() -> tuple[logging.Logger, list[float], Told]:
     clock, printed = [0.0], Told()
     logger = logging.Logger("outage")
     logger.addHandler(printed)
-    logger.addFilter(Repeats(every=60, clock=lambda: clock[0]))
+    logger.addFilter(RepeatLogFilter(every=60, clock=lambda: clock[0]))
     return logger, clock, printed
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Queue
 
 from cloche.app import create_app, harden, restore
 from cloche.app.routing import all_routes, consumed_queues, specificity, unmatched_routes
 from cloche.errors import SettingsError
-from cloche.settings import Settings
+from cloche.settings import Settings, load
 
 
 def settings(**values: Any) -> Settings:
@@ -47,7 +50,7 @@ def test_routes_lead_tasks_to_their_queues_whatever_the_order_they_are_written_i
     )
     assert queue_of(app, "tasks.mail.send") == "mail"
     assert queue_of(app, "tasks.mail.urgent") == "urgent"
-    assert queue_of(app, "tasks.download.fetch") == "download_queue"
+    assert queue_of(app, "cloche.download.fetch") == "download_queue"
     assert queue_of(app, "other") == "rest"
 
 
@@ -58,12 +61,12 @@ def test_an_unrouted_task_goes_to_the_default_queue() -> None:
 
 def test_an_existing_application_keeps_its_queue_its_routes_and_its_values() -> None:
     app = Celery("theirs", broker="redis://localhost/3")
-    app.conf.task_routes = {"tasks.download.*": {"queue": "theirs"}}
+    app.conf.task_routes = {"cloche.download.*": {"queue": "theirs"}}
     app.conf.worker_prefetch_multiplier = 7
     app.conf.broker_transport_options = {"socket_timeout": 99}
     done = harden(app, Settings())
     assert queue_of(app, "add") == "celery"
-    assert queue_of(app, "tasks.download.fetch") == "theirs"
+    assert queue_of(app, "cloche.download.fetch") == "theirs"
     assert app.conf.worker_prefetch_multiplier == 7
     assert [kept.key for kept in done.left_alone] == ["worker_prefetch_multiplier"]
     options = app.conf.broker_transport_options
@@ -91,7 +94,7 @@ def test_what_an_application_sets_after_it_was_made_is_its_own() -> None:
     harden(app, settings(broker={"socket_timeout": 3}))
     assert app.conf.worker_prefetch_multiplier == 9
     assert queue_of(app, "a") == "alpha"
-    assert queue_of(app, "tasks.download.fetch") == "download_queue"
+    assert queue_of(app, "cloche.download.fetch") == "download_queue"
     options = app.conf.broker_transport_options
     assert options["visibility_timeout"] == 7
 
@@ -112,6 +115,37 @@ def test_every_queue_named_anywhere_is_declared_apart_from_the_others() -> None:
     }
     bindings = {(queue.exchange.name, queue.routing_key) for queue in app.conf.task_queues}
     assert len(bindings) == 5, "two queues that share exchange and key both get every message"
+
+
+@pytest.mark.parametrize("queues", [[Queue("own")], {"own": {"routing_key": "own"}}])
+def test_the_default_queue_is_not_consumed_where_the_declared_ones_leave_it_out(
+    queues: object,
+) -> None:
+    app = Celery("theirs", set_as_current=False)
+    app.conf.task_queues = queues
+    app.conf.task_routes = {"a": "routed"}
+    harden(app, load(environ={}, directory=Path("/nowhere"), guest=True).settings)
+    assert consumed_queues(app) == ("own", "routed")
+    app.conf.task_queues = None
+    harden(app, load(environ={}, directory=Path("/nowhere"), guest=True).settings)
+    assert consumed_queues(app) == ("celery", "routed")
+
+
+def test_what_readers_of_a_projects_results_see_is_celerys_unless_a_setting_says_else() -> None:
+    app = Celery("theirs", set_as_current=False)
+
+    def seen() -> tuple[object, ...]:
+        conf = app.conf
+        return conf.result_expires, conf.result_extended, conf.task_track_started
+
+    stock = seen()
+    for guest in (Settings(), load(environ={}, directory=Path("/nowhere"), guest=True).settings):
+        harden(app, guest)
+        assert seen() == stock
+    harden(app, settings(results={"expires": 60, "extended": True}))
+    assert seen() == (timedelta(minutes=1), True, False)
+    app = create_app(settings=Settings())
+    assert seen() == (timedelta(hours=1), True, True)
 
 
 def test_a_route_that_matches_no_task_is_found() -> None:
@@ -136,6 +170,10 @@ def test_a_family_gives_its_tasks_retries_and_limits_unless_the_author_did() -> 
     @app.task(shared=False, name="loose")
     def loose() -> None: ...
 
+    @app.task(shared=False, name="tasks.mail.polls", max_retries=None)
+    def polls() -> None: ...
+
+    assert polls.max_retries is None
     assert (send.max_retries, send.default_retry_delay) == (5, 60)
     assert (send.soft_time_limit, send.time_limit) == (8, 9)
     assert (special.max_retries, special.soft_time_limit, special.time_limit) == (1, 8, 99)
@@ -178,21 +216,26 @@ def test_a_variable_that_celery_would_prefer_unseen_is_a_contradiction(
     ("transport", "broker", "results"),
     [
         ("cloche", "cloche+redis://localhost/3", "cloche+socket:///run/r.sock"),
-        ("stock", "redis://localhost/3", "redis+socket:///run/r.sock"),
+        ("stock", "redis://localhost/3", None),
     ],
 )
 def test_an_existing_applications_redis_is_used_through_the_chosen_transport(
-    transport: str, broker: str, results: str
+    transport: str, broker: str, results: str | None
 ) -> None:
+    """What its own code reads of the addresses is what it wrote."""
     app = Celery("theirs")
-    app.config_from_object(
-        {"broker_url": "redis://localhost/3", "result_backend": "redis+socket:///run/r.sock"}
-    )
+    own = {"broker_url": "redis://localhost/3", "result_backend": "redis+socket:///run/r.sock"}
+    app.config_from_object(own)
     for _ in range(2):
         harden(app, settings(broker={"transport": transport}))
-        assert (app.conf.broker_url, app.conf.result_backend) == (broker, results)
+        assert {key: app.conf[key] for key in own} == own
+        assert (app.conf.broker_read_url, app.conf.broker_write_url) == (broker, broker)
+        assert app.backend_cls == results
+    harden(app, addresses=dict.fromkeys(own, "cloche+redis://elsewhere"))
+    assert {app.conf[key] for key in own} == {"redis://elsewhere"}
+    assert (app.conf.broker_read_url, app.backend_cls) == ("cloche+redis://elsewhere",) * 2
     restore(app)
-    assert app.conf.broker_url == "redis://localhost/3"
+    assert (app.conf.broker_read_url, app.backend_cls) == ("redis://localhost/3", None)
     other = Celery("theirs", broker="amqp://localhost//", backend="rpc://")
     harden(other, settings(broker={"transport": transport}))
     assert (other.conf.broker_url, other.conf.result_backend) == ("amqp://localhost//", "rpc://")

@@ -8,7 +8,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, Field
 
 from cloche.contrib.fastapi import Logger, Reader, RunId, lifespan, logs_router
-from cloche.logs.filter import LogFilter
+from cloche.logs.read.filter import LogFilter
 from roadmap.workflow import app, write_roadmap
 
 Goal = Annotated[str, Field(min_length=2, max_length=80)]

@@ -13,12 +13,89 @@ from functools import partial
 from typing import Any
 
 from celery.exceptions import SoftTimeLimitExceeded
+from greenlet import getcurrent, greenlet
 
-from cloche.aio import carried, stacks
-from cloche.aio.driving import Drive
+from cloche.aio import task_stacks as carried
+from cloche.aio import task_stacks as stacks
+from cloche.aio.driving import CoroutineRun, Drive
 from cloche.aio.loop import LoopThread
-from cloche.aio.nesting import Nestable, can_wait_here, wait_here
 from cloche.errors import CoroutineTaskError, TaskCancelledError
+
+
+class _Body(greenlet):
+    """Runs a coroutine from its first step to its last, in the context of who started it.
+
+    One greenlet for all steps: those that libraries start inside have it as their parent, and
+    switch to it as long as they live.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(wait_here)
+        self.gr_context = getcurrent().gr_context
+
+
+class Nestable(Coroutine[Any, Any, Any]):
+    """``coroutine``, in whose synchronous callees :func:`wait_here` works."""
+
+    __slots__ = ("_body", "_coroutine", "cr_running")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._body: _Body | None = None
+        #: Whether it runs at this moment (as of a native coroutine).
+        self.cr_running = False
+
+    def send(self, value: Any) -> Any:
+        """Go on with ``value``; what is awaited next. Raises StopIteration at the end."""
+        if self._body is not None:
+            return self._go_on(self._body, self._body.switch, value)
+        self._body = _Body()
+        return self._go_on(self._body, self._body.switch, self._coroutine)
+
+    def throw(self, error: Any, *more: Any) -> Any:
+        """Go on by raising ``error``; what is awaited next."""
+        if self._body is None:
+            return self._coroutine.throw(error)
+        return self._go_on(self._body, self._body.throw, error)
+
+    def close(self) -> None:
+        """End it; synchronous code that waits inside is left by GreenletExit."""
+        if self._body is not None and not self._body.dead:
+            self._body.throw()
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        raise TypeError("drive a Nestable by send() and throw()")
+
+    def _go_on(self, body: _Body, step: Callable[[Any], Any], value: Any) -> Any:
+        self.cr_running = True
+        try:
+            awaited = step(value)
+        finally:
+            self.cr_running = False
+        if body.dead:
+            raise StopIteration(awaited)
+        return awaited
+
+
+def can_wait_here() -> bool:
+    """Whether a :class:`Nestable` coroutine has called this code."""
+    return isinstance(getcurrent(), _Body)
+
+
+def wait_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What ``coroutine`` returns or raises, while the loop goes on; see :func:`can_wait_here`."""
+    outside: greenlet = getcurrent().parent
+    go_on, value = coroutine.send, None
+    while True:
+        try:
+            awaited = go_on(value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            go_on, value = coroutine.send, outside.switch(awaited)
+        except BaseException as error:  # noqa: BLE001 (raised inside)
+            go_on, value = coroutine.throw, error
 
 
 def run_coroutine(task: Any, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -31,7 +108,9 @@ def run_coroutine(task: Any, body: Callable[[], Coroutine[Any, Any, Any]]) -> An
     if not thread.here:
         return Crossing(thread, task, body).outcome()
     if can_wait_here():
-        return wait_here(body())
+        run = stacks.current_run.get()
+        mine = isinstance(run, CoroutineRun) and run.nested is task
+        return wait_here(run.body(body()) if mine else body())
     raise CoroutineTaskError(
         f"{task.name} was called synchronously on the event loop it has to run on",
         why="waiting for it there would stop the loop, and the task with it",
@@ -50,7 +129,7 @@ class Crossing:
         self._app = task.app
         self._name = task.name
         self._body = body
-        self._stacks = carried.copied()
+        self._stacks = carried.copy_stacks()
         self._context = copy_context()
         self._drive: Drive | None = None
         self._begun: asyncio.Task[None] | None = None

@@ -10,11 +10,22 @@ exception at the body's current ``await`` instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+import threading
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
+
+from celery import Task
+from celery.exceptions import SoftTimeLimitExceeded
+
+from cloche.errors import TaskCancelledError
 
 #: The classes of :func:`_as_cancellation`, made when first needed.
 _kinds: dict[type[BaseException], type[BaseException] | None] = {}
+
+#: How a run ends, see :meth:`CoroutineRun.decide`. Only the first one to be claimed counts.
+FINISHED, REVOKED, TIMEOUT, STOPPED = "outcome", "revoked", "timeout", "stopped"
+
+_lock = threading.Lock()
 
 
 class Drive:
@@ -136,3 +147,103 @@ def _cancelling(kind: type[BaseException]) -> type[BaseException] | None:
         except TypeError:  # a layout or a base that cannot be combined
             _kinds[kind] = None
     return _kinds[kind]
+
+
+class CoroutineRun:
+    """What others need of a run: to throw into it, and to decide how it ends before it does."""
+
+    __slots__ = (
+        "__weakref__",
+        "_drive",
+        "_early",
+        "nested",
+        "on_over",
+        "outcome",
+        "softened",
+        "task",
+        "writers",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._drive: Drive | None = None
+        self._early: BaseException | None = None
+        #: None until something is certain: the body's outcome, a revoke, the hard limit.
+        self.outcome: str | None = None
+        #: Whether the soft limit was raised in the body.
+        self.softened = False
+        #: The asyncio task it runs in, where somebody has told.
+        self.task: asyncio.Task[Any] | None = None
+        #: The task whose ``run``, called by Celery's tracer, waits for the body here.
+        self.nested: Task | None = None
+        #: The threads that store for it, where Celery's tracer runs it.
+        self.writers: Any = None
+        #: Called once the body is over and its result on its way, where somebody wants to know.
+        self.on_over: Callable[[], object] | None = None
+
+    def decide(self, outcome: str) -> bool:
+        """Claim how this run ends. False if that is certain already. From any thread."""
+        with _lock:
+            if self.outcome is not None:
+                return False
+            self.outcome = outcome
+            return True
+
+    def drive(self, coroutine: Coroutine[Any, Any, Any]) -> Drive:
+        """The body, ready to be awaited; what was thrown too early meets it there."""
+        self._drive = Drive(coroutine, self.task)
+        if self._early is not None:
+            self._drive.throw(self._early)
+        return self._drive
+
+    @property
+    def in_body(self) -> bool:
+        """Whether the body of a task that was :attr:`nested` has begun and not ended."""
+        return self.nested is None and self.outcome is None
+
+    async def body(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What the body of :attr:`nested` returns or raises.
+
+        CancelledError if the run has ended otherwise: Celery's tracer lets it pass, stores nothing.
+        """
+        task, self.nested = self.nested, None
+        try:
+            value = await self.drive(coroutine)
+        except asyncio.CancelledError as error:
+            if (self.cancelled and self.decide(STOPPED)) or not self.decide(FINISHED):
+                raise
+            raise stray_cancellation(task, error) from error
+        except BaseException:
+            if not self.decide(FINISHED):
+                raise asyncio.CancelledError(self.outcome) from None
+            raise
+        if not self.decide(FINISHED):
+            raise asyncio.CancelledError(self.outcome)
+        return value
+
+    def throw(self, exc: BaseException) -> None:
+        """Raise ``exc`` in the body, now or when it begins. Only in the loop's thread."""
+        if self._drive is None:
+            self._early = exc
+        else:
+            self._drive.throw(exc)
+
+    def soften(self) -> None:
+        """Raise the soft limit in the body, once. Only in the loop's thread."""
+        if not self.softened:
+            self.softened = True
+            self.throw(SoftTimeLimitExceeded())
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wished the body to be cancelled."""
+        return self._drive is not None and self._drive.cancelled
+
+
+def stray_cancellation(task: Task, exc: BaseException) -> TaskCancelledError:
+    """A cancellation that nobody asked for, as the failure of this one task."""
+    failure = TaskCancelledError(
+        f"the body of {task.name} ended with CancelledError",
+        why="what it awaited was cancelled",
+    )
+    failure.__cause__ = exc
+    return failure.with_traceback(exc.__traceback__)

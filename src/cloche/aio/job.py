@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated
 from celery import Celery
 from kombu.serialization import loads, prepare_accept_content
 
-from cloche.aio.run import Run
+from cloche.aio.driving import CoroutineRun
+from cloche.aio.slots import Slots
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from cloche.aio.lanes import Lane
-    from cloche.aio.pool import TaskPool
+#: The pool's names of Celery's callbacks -> the request's methods.
+_CALLBACKS = {
+    "success": "on_success",
+    "accept": "on_accepted",
+    "error": "on_failure",
+    "timeout": "on_timeout",
+}
 
 
 class JobPid(int):
@@ -33,22 +37,26 @@ class Job:
     #: Whether Celery's callbacks may be called in the loop's thread.
     direct = False
 
+    #: Whether it runs a task; else some function of an extension, whatever that is.
+    of_task = True
+
     def __init__(
         self,
-        pool: TaskPool,
-        lane: Lane,
+        slots: Slots[Job],
         target: Callable[..., Any],
         message: tuple[Any, ...],
         callbacks: dict[str, Callable[..., Any] | None],
         limits: tuple[float | None, float | None],
+        end: Callable[[Job, int | None], object],
     ) -> None:
-        self.pool, self.lane, self.target, self.message = pool, lane, target, message
-        self.name, self.id, self.headers = message[0], message[1], message[2]
+        self.slots, self.target, self.message = slots, target, message
+        self._end = end
+        self.kwargs: dict[str, Any] = {}
         self._callbacks = callbacks
         #: Soft and hard limit in seconds.
         self.soft, self.hard = limits
-        self.run = Run()
-        #: How to run the coroutine (:func:`cloche.aio.tracer.build`); None: a plain task.
+        self.run = CoroutineRun()
+        #: How to run the coroutine (:func:`cloche.aio.tracer.build`); None: by ``target``.
         self.trace: Any = None
         self.asyncio_task: asyncio.Task[Any] | None = None
         #: The thread that runs a plain task; None for coroutines and before the start.
@@ -60,7 +68,11 @@ class Job:
         #: Whether the slot was given back before that.
         self.vacated = False
         #: Whether the slot was given back: the pool is done with this job.
-        self.settled = False
+        self.finished = False
+        self._identify()
+
+    def _identify(self) -> None:
+        self.name, self.id, self.headers = self.message[0], self.message[1], self.message[2]
 
     def __repr__(self) -> str:
         return f"{self.name}[{self.id}]"
@@ -76,9 +88,11 @@ class Job:
         pid.job = self
         self.call("accept", pid, monotonic())
 
-    def start(self) -> None:
-        """Begin at once, in the loop's thread: only for direct jobs."""
-        raise NotImplementedError
+    def vacate(self) -> None:
+        """Another one may have the slot."""
+        if not self.vacated:
+            self.vacated = True
+            self.slots.release()
 
     def over(self) -> None:
         """Its slot was given back."""
@@ -104,7 +118,21 @@ class Job:
 
     def terminate(self, signum: int | None = None) -> None:
         """Celery's revoke or cancel: end the body, drop the job if it waits."""
-        self.pool.end(self, signum)
+        self._end(self, signum)
+
+
+class FunctionJob(Job):
+    """A function that a strategy of an extension (celery-batches) hands to the pool itself."""
+
+    of_task = False
+
+    def _identify(self) -> None:
+        self.name, self.id, self.headers = getattr(self.target, "__qualname__", "?"), "", {}
+
+    @property
+    def request(self) -> Any:
+        """None: the callbacks are the extension's."""
+        return None
 
 
 def terminated(signum: int | None) -> ExceptionInfo:
@@ -135,3 +163,45 @@ def as_delivered(which: str, told: Any) -> Any:
         if isinstance(einfo.exception, MemoryError):
             einfo.exception = OutOfMemory(*einfo.exception.args)
     return told
+
+
+class DirectJob(Job):
+    """Made from a :class:`cloche.worker.request.FetchedRequest` instead of callbacks."""
+
+    direct = True
+
+    def __init__(
+        self,
+        slots: Slots[Job],
+        request: Any,
+        trace: Any,
+        limits: tuple[float | None, float | None],
+        end: Callable[[Job, int | None], object],
+    ) -> None:
+        task, own = request._task, request.time_limits
+        self.slots, self.trace, self._end = slots, trace, end
+        self.name, self.id, self.headers = request._type, request.id, request._request_dict
+        self._request = request
+        self.soft = own[1] or task.soft_time_limit or limits[0]
+        self.hard = own[0] or task.time_limit or limits[1]
+        self.run = CoroutineRun()
+        self.asyncio_task = self.thread = self.signum = None
+        self.ended = self.finished = self.vacated = False
+
+    @property
+    def request(self) -> Any:
+        """Celery's request."""
+        return self._request
+
+    def over(self) -> None:
+        """Its slot was given back."""
+        self._request.over()
+
+    def call(self, which: str, *args: Any) -> None:
+        """Call one of the request's methods."""
+        getattr(self._request, _CALLBACKS[which])(*args)
+
+    def arguments(self, app: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Decoded already, what is embedded merged into the headers already."""
+        request = self._request
+        return request._args, request._kwargs, {}

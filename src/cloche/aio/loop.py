@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
+import functools
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 from celery import signals
 from celery.utils.log import get_logger
+
+from cloche.process_local import after_fork, here
 
 if sys.platform == "win32":
     from asyncio import new_event_loop
@@ -50,17 +52,20 @@ class LoopThread:
     @classmethod
     def of_process(cls) -> LoopThread:
         """The process's loop, started on first use (after a fork: a new one)."""
+        here()
         current = cls._current
         if current is not None and not current._stopping:
             return current
         with cls._lock:
             if cls._current is None or cls._current._stopping:
+                _stop_with_process()
                 cls._current = cls()
             return cls._current
 
     @classmethod
     def running(cls) -> LoopThread | None:
         """The process's loop if it was started and not stopped."""
+        here()
         current = cls._current
         return None if current is None or current._stopping else current
 
@@ -152,10 +157,12 @@ def close_what_is_open(**_: Any) -> None:
         running.say_last_words()
 
 
-# The threads of the parent do not exist in a forked child, and its lock may be held for ever.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=LoopThread._forget)
-atexit.register(stop_loop)
-# A prefork child leaves by os._exit, without a thought for atexit.
-signals.worker_process_shutdown.connect(stop_loop, weak=False, dispatch_uid="cloche-loop")
-signals.worker_shutdown.connect(close_what_is_open, weak=False, dispatch_uid="cloche-loop")
+@functools.cache
+def _stop_with_process() -> None:
+    """Whichever way it ends; once in a process and the children it forks."""
+    # The threads of the parent do not exist in a forked child, and its lock may be held for ever.
+    after_fork(LoopThread._forget)
+    atexit.register(stop_loop)
+    # A prefork child leaves by os._exit, without a thought for atexit.
+    signals.worker_process_shutdown.connect(stop_loop, weak=False, dispatch_uid="cloche-loop")
+    signals.worker_shutdown.connect(close_what_is_open, weak=False, dispatch_uid="cloche-loop")

@@ -3,8 +3,8 @@
 ::
 
     @resource
-    async def http() -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(timeout=10) as client:
+    async def http() -> AsyncIterator[httpx2.AsyncClient]:
+        async with httpx2.AsyncClient(timeout=10) as client:
             yield client
 
     @async_task

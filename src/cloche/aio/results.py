@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import celery.result
 from celery import states
 
 from cloche.backoff import Backoff
+from cloche.process_local import ProcessLocal
 
 #: Seconds between looks at a result, on backends that cannot tell coroutines of it.
 LOOK_AGAIN = Backoff(first=0.01, factor=1.5, limit=0.5)
@@ -69,7 +69,7 @@ async def _looked_up(result: Any) -> dict[str, Any]:
     loop, tries = asyncio.get_running_loop(), 0
     while True:
         look = partial(result.backend.get_task_meta, result.id)
-        meta: dict[str, Any] = await loop.run_in_executor(_reader(), look)
+        meta: dict[str, Any] = await loop.run_in_executor(_reader.get(), look)
         if meta["status"] in states.READY_STATES:
             return meta
         tries += 1
@@ -82,11 +82,4 @@ def _value(state: str, value: Any, propagate: bool) -> Any:
     return value
 
 
-@cache
-def _reader() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "cloche-results")
-
-
-# A forked child has none of the parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reader.cache_clear)
+_reader = ProcessLocal(lambda: ThreadPoolExecutor(1, "cloche-results"))

@@ -12,28 +12,73 @@ import asyncio
 import ctypes
 import sys
 import traceback
-from collections.abc import Callable
-from threading import Event, Thread, get_ident
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from threading import Event, Lock, Thread, get_ident
 from time import monotonic
 
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from cloche.aio.job import Job
-from cloche.aio.limits import GRACE, HARD, SOFT, Deadlines
+
+SOFT, HARD, GRACE = "soft", "hard", "grace"
 
 logger = get_logger("cloche.aio")
 
 #: Seconds between two looks while anything runs.
 TICK = 0.1
+
 #: Seconds without a sign of life after which the loop counts as blocked: with the ticks around
 #: it the stack is in the log within a second.
-STALL = 0.8
+STALL_TIMEOUT = 0.8
+
 #: Seconds a body may take to end after it was cancelled by a revoke.
 REVOKE_GRACE = 30.0
 
 
-class Watchdog:
+class Deadlines:
+    """Which jobs are due. One ordered row per kind and duration.
+
+    Jobs of one duration fall due in the order they began, so adding and removing is O(1)
+    however many there are; durations are few.
+    """
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, float], OrderedDict[Job, float]] = {}
+        self._lock = Lock()
+
+    def add(self, job: Job, kind: str, seconds: float, now: float) -> None:
+        """``job`` is due in ``seconds`` from ``now``."""
+        with self._lock:
+            row = self._rows.setdefault((kind, seconds), OrderedDict())
+            row[job] = now + seconds
+            row.move_to_end(job)
+
+    def discard(self, job: Job) -> None:
+        """The job has ended: none of its deadlines counts."""
+        with self._lock:
+            for kind, seconds in ((SOFT, job.soft), (HARD, job.hard)):
+                if seconds and (row := self._rows.get((kind, seconds))):
+                    row.pop(job, None)
+
+    def due(self, now: float) -> Iterator[tuple[Job, str, float]]:
+        """(job, kind, seconds) of every deadline that has passed; each is told once."""
+        with self._lock:
+            found = []
+            for (kind, seconds), row in list(self._rows.items()):
+                while row and (first := next(iter(row.items())))[1] <= now:
+                    del row[first[0]]
+                    found.append((first[0], kind, seconds))
+                if not row:
+                    del self._rows[kind, seconds]
+        return iter(found)
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+
+class LoopWatchdog:
     """Looks after the running jobs of one loop.
 
     ``expire(job, kind, seconds)`` is called in the watchdog's thread for every limit that
@@ -126,7 +171,7 @@ class Watchdog:
     def _look(self, now: float) -> None:
         self._ask(now)
         for job, kind, seconds in self._deadlines.due(now):
-            if job.settled and kind != GRACE:
+            if job.finished and kind != GRACE:
                 continue
             self._expire(job, kind, seconds)
             if kind == SOFT:
@@ -145,7 +190,7 @@ class Watchdog:
                 self._loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # closed
                 self._end.set()
-        elif now - self._asked >= STALL and not self._stalled:
+        elif now - self._asked >= STALL_TIMEOUT and not self._stalled:
             self._stalled = True
             self.stalls += 1
             self._report(now - self._asked)
@@ -181,7 +226,7 @@ class Watchdog:
             if job.thread is not None:
                 self._deaf.pop(job)
                 self._interrupt(job.thread, kind)
-            elif now - since >= STALL / 2 and self._running() is job:
+            elif now - since >= STALL_TIMEOUT / 2 and self._running() is job:
                 if kind is SoftTimeLimitExceeded:
                     if job.run.softened:
                         self._deaf.pop(job, None)
@@ -189,7 +234,7 @@ class Watchdog:
                     job.run.softened = True
                     self._deaf.pop(job, None)
                 else:
-                    self._deaf[job] = (kind, now + STALL)
+                    self._deaf[job] = (kind, now + STALL_TIMEOUT)
                 logger.warning("%r never awaits: %s is raised in it", job, kind.__name__)
                 self._interrupt(self._loop_thread, kind)
 

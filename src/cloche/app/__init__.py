@@ -1,11 +1,11 @@
 """The Celery application: made with production defaults, or given them."""
 
-from cloche.app.harden import FAMILY_MODULES, Hardened, LeftAlone, create_app, harden, restore
+from cloche.app.harden import create_app, harden, restore
 from cloche.app.loading import load_app
 from cloche.app.routing import consumed_queues, declared_names
+from cloche.settings.of_app import Hardened, LeftAlone
 
 __all__ = [
-    "FAMILY_MODULES",
     "Hardened",
     "LeftAlone",
     "consumed_queues",

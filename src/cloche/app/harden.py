@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery
@@ -14,52 +14,30 @@ from pydantic import SecretStr
 
 from cloche.app.lifecycle import connect_lifecycle
 from cloche.app.limits import apply_to_bound, family_limits
-from cloche.app.rabbitmq import declared_queue, leave_rabbitmq, use_rabbitmq
+from cloche.app.loading import app_itself, configure_quietly
+from cloche.app.rabbitmq import declared_queue, leave_rabbitmq, use_rabbitmq, wants_quorum
 from cloche.app.routing import all_routes, celery_routes, declared_names
 from cloche.app.schedules import add_schedules
 from cloche.app.task import Task, publish_quickly
-from cloche.broker.embedded import EmbeddedBroker
+from cloche.broker.embedded.broker import EmbeddedBroker
 from cloche.errors import SettingsError
-from cloche.settings import load, mask_url
+from cloche.settings import mask_url
 from cloche.settings.celery_keys import (
+    REDIS_SCHEMES,
+    SEEN_BY_READERS,
     CeleryDefault,
     celery_defaults,
     plain_url,
+    scheme_of,
     transport_url,
 )
+from cloche.settings.families import FAMILY_MODULES
 from cloche.settings.model import Settings
+from cloche.settings.of_app import Hardened, LeftAlone, is_own, load_for, state_of
 
-#: Task modules of the families Cloche ships; imported by the worker, never from here.
-FAMILY_MODULES: Mapping[str, str] = {
-    "download": "cloche.tasks.download",
-    "logs": "cloche.tasks.logs",
-    "maintenance": "cloche.tasks.maintenance",
-}
+_CELERYS_DJANGO_TASK = "celery.contrib.django.task:DjangoTask"
 #: The queue of unrouted tasks in applications made by :func:`create_app`.
 DEFAULT_QUEUE = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class LeftAlone:
-    """A default that was not applied: the application has its own value."""
-
-    key: str
-    value: Any
-    default: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Hardened:
-    """What :func:`harden` did: defaults applied, values left alone, and sentences to tell.
-
-    ``before`` and ``written`` are the configuration's changes before it and by it.
-    """
-
-    applied: tuple[CeleryDefault, ...]
-    left_alone: tuple[LeftAlone, ...]
-    notes: tuple[str, ...] = ()
-    before: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def create_app(name: str = "cloche", settings: Settings | None = None, **options: Any) -> Celery:
@@ -69,60 +47,137 @@ def create_app(name: str = "cloche", settings: Settings | None = None, **options
     ``cloche up`` runs there if no other is configured. ``options`` go to
     :class:`celery.Celery`. Raises SettingsError where the environment contradicts the settings.
     """
-    settings = settings or found_settings()
-    app = Celery(name, **{"task_cls": Task, **options})
-    app.cloche_queue = DEFAULT_QUEUE
+    app = Celery(name, **options)
+    if not options.get("task_cls"):
+        # In a Django project Celery has put its own base class there (celery.fixups.django). That
+        # one is imported when the first task is made: Django may not be set up before.
+        in_django = app.task_cls == _CELERYS_DJANGO_TASK
+        app.task_cls = "cloche.app.task_django:DjangoTask" if in_django else Task
+    state_of(app).own = True
     harden(app, settings)
     return app
 
 
-def harden(app: Celery, settings: Settings | None = None) -> Hardened:
+def harden(
+    app: Celery,
+    settings: Settings | None = None,
+    *,
+    addresses: Mapping[str, str] = MappingProxyType({}),
+) -> Hardened:
     """Fill in what ``app`` has not set itself; change nothing that it has, except that its own
     Redis URLs are used through Cloche's transport (the same server, queues and messages), unless
     ``broker.transport`` is "stock".
 
     Call it after the application is configured and before it runs. Calling it again
-    with other settings replaces what the first call set.
+    with other settings replaces what the first call set. ``addresses`` (``broker_url``,
+    ``result_backend``) are used whatever the application says. Raises SettingsError where a
+    variable that Celery reads first contradicts the settings.
     """
-    settings = settings or found_settings()
+    app = app_itself(app)
     before = restore(app)
+    settings = settings or found_settings(app)
     applied, left = [], []
-    for default in (*celery_defaults(settings, _own_broker(app)), *_own_queue(app, settings)):
+    quorum = wants_quorum(app, settings)
+    broker = addresses.get("broker_url") or _own_broker(app)
+    defaults = celery_defaults(settings, broker, quorum=quorum)
+    for default in (*defaults, *_own_queue(app, settings)):
+        if default.key == "result_extended" and not _takes_arguments(app):
+            continue
+        if default.key in SEEN_BY_READERS and not (is_own(app) or default.chosen(settings)):
+            continue
         # Celery treats a key given with another spelling or name space as the same key.
-        if not app.conf.value_set_for(default.key):
-            app.conf[default.key] = default.value
+        if not _says(app, default.key):
+            theirs = default.key in ADDRESSES and not is_own(app)
+            app.conf[default.key] = plain_url(default.value) if theirs else default.value
         elif isinstance(default.value, dict):
             app.conf[default.key] = {**default.value, **app.conf[default.key]}
         else:
             left.append(LeftAlone(default.key, app.conf[default.key], default.value))
             continue
         applied.append(default)
-    _use_transport(app, settings)
-    notes = _refuse_contradiction(applied)
+    _refuse_contradiction(default for default in applied if default.key not in addresses)
+    notes = _use_addresses(app, settings, addresses)
     _add_routes(app, settings)
     _add_families(app, settings)
     add_schedules(app, settings)
     notes += _add_limits(app, settings)
     notes += use_rabbitmq(app, settings)
     written = _written(app, before)
-    done = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
-    app.cloche_settings, app.cloche_hardened = settings, done
+    state = state_of(app)
+    state.settings = settings
+    state.hardened = Hardened(tuple(applied), tuple(left), tuple(notes), before, written)
     connect_lifecycle(app)
     publish_quickly(app)
-    return done
+    return state.hardened
 
 
-def _use_transport(app: Celery, settings: Settings) -> None:
-    """Put the application's own broker and result URLs through the transport of the settings."""
-    for key in ("broker_url", "result_backend"):
-        url = app.conf[key]
-        if isinstance(url, str) and (ours := transport_url(url, settings)) != url:
-            app.conf[key] = ours
+#: The keys that name servers.
+ADDRESSES = ("broker_url", "result_backend")
 
 
-def found_settings() -> Settings:
-    """The settings of the working directory; the broker of a ``cloche up`` there, if any."""
-    settings = load().settings
+def _takes_arguments(app: Celery) -> bool:
+    """Whether its result backend can store the arguments of any task: Cloche's takes those that
+    came by another serializer than results have, with others the task would not run.
+    """
+    results = app.conf["result_backend"]
+    ours = isinstance(results, str) and scheme_of(results) in REDIS_SCHEMES
+    accepted = set(app.conf.accept_content or ())
+    return ours or accepted <= {"json", app.conf.result_serializer}
+
+
+def _says(app: Celery, key: str) -> bool:
+    """Whether the application has set it. Schedules added one by one are put into the default."""
+    return app.conf.value_set_for(key) or (key == "beat_schedule" and bool(app.conf[key]))
+
+
+def _use_addresses(app: Celery, settings: Settings, wanted: Mapping[str, str]) -> list[str]:
+    """Put broker and results through the transport of the settings, where Celery reads them:
+    its own or the ``wanted`` ones. Sentences about what could not be.
+
+    Celery reads some variables before its configuration (celery.app.utils.Settings). They are
+    the project's, and stay as they are: what counts for a connection is set beside them. So do
+    ``broker_url`` and ``result_backend`` in an application that is not ours, because schedulers,
+    locks and the project's code connect to them with clients of their own.
+    """
+    conf, notes, own = app.conf, [], is_own(app)
+    broker, results = wanted.get("broker_url"), wanted.get("result_backend")
+    if broker and not own:
+        conf["broker_url"] = plain_url(broker)
+    elif own and (broker or isinstance(conf["broker_url"], str | list | tuple)):
+        conf["broker_url"] = _through(broker or conf["broker_url"], settings)
+    for key in ("broker_read_url", "broker_write_url"):
+        url = _through(broker or getattr(conf, key), settings)
+        if url != getattr(conf, key):
+            conf[key] = url
+        if url != getattr(conf, key):
+            notes.append(
+                f"Celery itself reads CELERY_{key.upper()}: {mask_url(getattr(conf, key))} is used "
+                "as it stands there, by kombu's own transport"
+            )
+    found = conf.result_backend
+    if isinstance(found, str) and scheme_of(found) in app.loader.override_backends:
+        return notes  # the application's loader replaces it
+    url = _through(results or found, settings)
+    if results and not own:
+        conf["result_backend"] = plain_url(results)
+    elif own and url != conf.result_backend:
+        conf["result_backend"] = url
+    if url != conf.result_backend and app.backend_cls is None:
+        app.backend_cls, state_of(app).chose_backend = url, True
+    return notes
+
+
+def _through(url: Any, settings: Settings) -> Any:
+    """An address (or a list of them, tried in turn) for the transport of the settings."""
+    if isinstance(url, list | tuple):
+        return [_through(str(one), settings) for one in url]
+    return transport_url(url, settings) if isinstance(url, str) else url
+
+
+def found_settings(app: Celery) -> Settings:
+    """The settings of the working directory for ``app``; the broker of a ``cloche up`` there,
+    if no other is named."""
+    settings = load_for(app).settings
     if settings.broker.url is not None:
         return settings
     running = EmbeddedBroker(settings.run_dir / "broker").running_url()
@@ -133,19 +188,19 @@ def found_settings() -> Settings:
 
 
 def _own_broker(app: Celery) -> str | None:
-    """The broker the application names itself."""
-    if not app.conf.value_set_for("broker_url"):
+    """The broker the application names itself, as Celery reads it."""
+    keys = ("broker_url", "broker_read_url")
+    if not any(map(app.conf.value_set_for, keys)) and "CELERY_BROKER_URL" not in os.environ:
         return None
-    first: str | None = next(iter(_as_list(app.conf["broker_url"])), None)
+    first: str | None = next(iter(_as_list(app.conf.broker_read_url)), None)
     return first
 
 
 def _own_queue(app: Celery, settings: Settings) -> tuple[CeleryDefault, ...]:
     """The default queue of an application we made; an existing one keeps its own."""
-    name = getattr(app, "cloche_queue", None)
-    if name is None or settings.tasks.default_queue is not None:
+    if not is_own(app) or settings.tasks.default_queue is not None:
         return ()
-    return (CeleryDefault("task_default_queue", name, "a plain word"),)
+    return (CeleryDefault("task_default_queue", DEFAULT_QUEUE, "a plain word"),)
 
 
 def restore(app: Celery) -> dict[str, Any]:
@@ -154,9 +209,12 @@ def restore(app: Celery) -> dict[str, Any]:
     What the application has changed since is its own. Returns all that it has set
     (``app.conf.changes``).
     """
-    app.conf.finalize()
+    configure_quietly(app)
     leave_rabbitmq(app)
-    earlier: Hardened = getattr(app, "cloche_hardened", None) or Hardened((), ())
+    state = state_of(app)
+    if state.chose_backend:
+        app.backend_cls, state.chose_backend = None, False
+    earlier = state.hardened
     changes = app.conf.changes
     for key, written in earlier.written.items():
         if key not in changes or changes[key] != written:
@@ -176,32 +234,22 @@ def _written(app: Celery, before: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_contradiction(applied: Iterable[CeleryDefault]) -> list[str]:
+def _refuse_contradiction(applied: Iterable[CeleryDefault]) -> None:
     """Celery 5.7 reads these two variables before any configuration (celery.app.utils).
 
-    Raises SettingsError where one names another place than the settings do. Sentences where
-    it names the same place for kombu's own transport.
+    Raises SettingsError where one names another place than the settings do.
     """
     variables = {"broker_url": "CELERY_BROKER_URL", "result_backend": "CELERY_RESULT_BACKEND"}
-    notes = []
     for default in applied:
         variable = variables.get(default.key, "")
         value = os.environ.get(variable, "") if variable else ""
-        if not value or value == default.value:
-            continue
-        if plain_url(value) != plain_url(default.value):
+        if value and plain_url(value) != plain_url(default.value):
             raise SettingsError(
                 f"{variable} says {mask_url(value)}, "
                 f"but {default.setting} is {mask_url(default.value)}",
                 why=f"Celery reads {variable} before everything else, so it would win unseen",
                 fix=f"unset {variable}, or give both the same value",
             )
-        notes.append(
-            f"Celery itself reads {variable}, so kombu's own transport is used here: write "
-            f"{default.value.partition('://')[0]}:// in it "
-            "(or use REDIS_URL) for the one that loses no task"
-        )
-    return notes
 
 
 def _add_routes(app: Celery, settings: Settings) -> None:
@@ -241,7 +289,7 @@ def _add_families(app: Celery, settings: Settings) -> None:
 
 
 def _add_limits(app: Celery, settings: Settings) -> list[str]:
-    limits = family_limits(settings, app.conf.task_annotations)
+    limits = family_limits(settings, app.conf.task_annotations, guest=not is_own(app))
     app.conf.task_annotations = [limits]
     app.__dict__.pop("annotations", None)  # a cached property of Celery.annotations
     bound = apply_to_bound(app, limits)

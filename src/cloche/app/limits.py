@@ -15,15 +15,21 @@ from celery import Celery, Task
 from celery.app.annotations import prepare
 from celery.utils.functional import firstmethod
 
-from cloche.settings.model import FamilySettings, Settings
+from cloche.settings.families import FamilySettings, task_prefix
+from cloche.settings.model import Settings
+
+_ABSENT = object()
 
 _first_answer = firstmethod("annotate")
 _first_answer_for_any = firstmethod("annotate_any")
 
 
-def family_limits(settings: Settings, annotations: Any) -> FamilyLimits:
-    """Limits from ``settings`` around what the application put in ``task_annotations``."""
-    return FamilyLimits(settings, tuple(prepare(annotations)))
+def family_limits(settings: Settings, annotations: Any, *, guest: bool = False) -> FamilyLimits:
+    """Limits from ``settings`` around what the application put in ``task_annotations``.
+
+    ``guest``: in a project's own application only limits count that somebody set.
+    """
+    return FamilyLimits(settings, tuple(prepare(annotations)), guest)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class FamilyLimits:
 
     settings: Settings
     others: tuple[Any, ...] = ()
+    guest: bool = False
 
     def annotate(self, task: type[Task]) -> dict[str, Any] | None:
         """Attributes for ``task`` (a task class): only what it does not define itself."""
@@ -54,8 +61,12 @@ class FamilyLimits:
     def _limits(self, family_name: str | None) -> Iterator[tuple[str, Any]]:
         tasks = self.settings.tasks
         family = self.settings.families.get(family_name or "", FamilySettings())
-        yield "max_retries", _first(family.max_retries, tasks.max_retries)
-        yield "default_retry_delay", _first(family.retry_delay, tasks.retry_delay)
+        for key, names in (("max_retries", "max_retries"), ("default_retry_delay", "retry_delay")):
+            value = getattr(family, names)
+            if value is None and (not self.guest or names in tasks.model_fields_set):
+                value = getattr(tasks, names)
+            if value is not None:
+                yield key, value
         for key in ("soft_time_limit", "time_limit", "rate_limit"):
             value = getattr(family, key)
             if value is not None:
@@ -66,9 +77,12 @@ class FamilyLimits:
 
 
 def family_of(task_name: str) -> str | None:
-    """The family in ``tasks.<family>.<name>``, or None."""
-    parts = task_name.split(".")
-    return parts[1] if len(parts) >= 3 and parts[0] == "tasks" else None
+    """The family in ``tasks.<family>.<name>``, or None; Cloche's own: ``cloche.<family>.<name>``.
+
+    A project's package ``tasks`` may well have a module ``download``, which is its own.
+    """
+    family, _, name = task_name.partition(".")[2].partition(".")
+    return family if name and task_name.startswith(task_prefix(family)) else None
 
 
 def apply_to_bound(app: Celery, limits: FamilyLimits) -> tuple[str, ...]:
@@ -89,20 +103,18 @@ def _is_explicit(task: type[Task], key: str) -> bool:
 
     Celery's own defaults sit on ``celery.app.task.Task``. Binding writes settings such as the
     time limits into the class too, but only where they were None, hence the second test.
+    Elsewhere None is a wish like any other: ``max_retries=None`` sets no limit.
     """
+    copied = key in dict(Task.from_config)
     for cls in task.__mro__:
         if cls is Task:
             return False
-        if cls.__dict__.get(key) is not None and cls.__dict__[key] != _setting(task, key):
+        found = cls.__dict__.get(key, _ABSENT)
+        if found is not _ABSENT and not (copied and found in (None, _setting(task, key))):
             return True
     return False
 
 
 def _setting(task: type[Task], key: str) -> Any:
     """What binding copies into the class when its author said nothing (Task.from_config)."""
-    names = dict(Task.from_config)
-    return task._app.conf.get(names[key]) if key in names and task._app is not None else None
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+    return task._app.conf.get(dict(Task.from_config)[key]) if task._app is not None else None

@@ -7,31 +7,55 @@ from typing import Any
 
 from celery import Celery
 from celery.worker.consumer import Consumer as StockConsumer
-from kombu import Exchange, Queue
+from kombu import Queue
 
-from cloche.broker.amqp_delay import delays
-from cloche.broker.amqp_queue import Queues, WorkQueue, work_queue
+from cloche.broker.rabbitmq.delay import delays
+from cloche.broker.rabbitmq.queue import WorkQueue, WorkQueues, work_queue
 from cloche.settings.celery_keys import AMQP_SCHEMES, scheme_of
 from cloche.settings.model import Settings
+from cloche.settings.of_app import is_own
 
 
 def on_rabbitmq(app: Celery) -> bool:
     """Whether the broker of ``app`` is reached by AMQP."""
-    url = app.conf.broker_url
+    url = app.conf.broker_write_url
     return scheme_of(url[0] if isinstance(url, list) else url) in AMQP_SCHEMES
+
+
+def wants_quorum(app: Celery, settings: Settings) -> bool:
+    """Whether queues that ``app`` only names become quorum queues, if it is on RabbitMQ.
+
+    A queue cannot change its type, and whoever declares it otherwise is refused: so an existing
+    application, whose other processes may know nothing of Cloche, has to ask for it.
+    """
+    if app.conf.task_queue_max_priority:
+        return False  # quorum queues have no priorities (RabbitMQ 3.10: 406)
+    wanted = settings.broker.quorum_queues
+    # Set by create_app(): its producers declare what its workers declare.
+    return is_own(app) if wanted is None else wanted
 
 
 def use_rabbitmq(app: Celery, settings: Settings) -> list[str]:
     """Queues that nobody declared are ours; delays start with the first publisher.
 
-    Sentences about queues the application has declared itself.
+    Sentences about queues that stay as the application declares them.
     """
     if not on_rabbitmq(app):
         return []
-    if app.conf.task_create_missing_queue_type == "quorum" and _quorum(app):
-        make = partial(work_queue, max_deliveries=settings.broker.max_deliveries)
-        app.amqp.queues_cls = partial(Queues, make=make)
     app.amqp.__dict__.pop("queues", None)  # made before, of what was declared then
+    if not wants_quorum(app, settings):
+        if settings.broker.quorum_queues is False:
+            return []
+        if app.conf.task_queue_max_priority:
+            return ["queues on RabbitMQ stay classic: quorum queues have no priorities"]
+        return [
+            "queues on RabbitMQ stay as the application declares them; broker.quorum_queues = true "
+            "replicates them and adds a delivery limit, dead letters and native delay "
+            "(docs/rabbitmq.md says how existing queues are moved)"
+        ]
+    if _quorum(app):
+        make = partial(work_queue, max_deliveries=settings.broker.max_deliveries)
+        app.amqp.queues_cls = partial(WorkQueues, make=make)
     app.send_task = delays(app, app.send_task)
     own = [queue.name for queue in _own(app) if not isinstance(queue, WorkQueue)]
     if not own:
@@ -53,17 +77,16 @@ def leave_rabbitmq(app: Celery) -> None:
 
 def declared_queue(app: Celery, settings: Settings, name: str) -> Queue:
     """How a queue that the application only names is declared."""
-    if on_rabbitmq(app) and app.conf.task_default_queue_type == "quorum" and _quorum(app):
+    if on_rabbitmq(app) and wants_quorum(app, settings) and _quorum(app):
         return work_queue(name, settings.broker.max_deliveries)
-    if name == app.conf.task_default_queue:
-        exchange, key = app.conf.task_default_exchange, app.conf.task_default_routing_key
-        return Queue(name, Exchange(exchange, app.conf.task_default_exchange_type), key)
-    return Queue(name, Exchange(name, "direct"), routing_key=name)
+    stock = app.amqp.Queues(None)
+    return stock.get(name) or stock.new_missing(name)
 
 
 def _quorum(app: Celery) -> bool:
-    """Whether quorum queues will do: they have no priorities (RabbitMQ 3.10: 406)."""
-    return not app.conf.task_queue_max_priority
+    """Whether the application has not chosen another type by name."""
+    conf = app.conf
+    return {conf.task_default_queue_type, conf.task_create_missing_queue_type} == {"quorum"}
 
 
 def _own(app: Celery) -> list[Queue]:

@@ -186,7 +186,7 @@ def _retry_or_degrade(resilience: Resilience, error: Exception) -> Callable[...,
     return resilience.fallback
 
 
-def _retry(task: Any, error: Exception, pause: float, most: int) -> None:
+def _retry(task: CeleryTask, error: Exception, pause: float, most: int) -> None:
     """Raises Retry. Where the broker is away itself, the message goes back to it instead:
     Celery would reject it for good (celery.app.task.Task.retry)."""
     try:
@@ -195,7 +195,7 @@ def _retry(task: Any, error: Exception, pause: float, most: int) -> None:
         raise Reject(rejected.reason, requeue=True) from error
 
 
-def _context(task: Any, error: BaseException) -> str:
+def _context(task: CeleryTask, error: BaseException) -> str:
     request = task.request
     return (
         f"{task.name}[{request.id}] on {request.hostname}, args={request.argsrepr or request.args}"

@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from cloche.settings.families import task_prefix
 from cloche.settings.model import Route, Settings
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -31,7 +32,7 @@ def all_routes(settings: Settings) -> tuple[Route, ...]:
     Among equally specific patterns the configured one comes first, in the order written.
     """
     families = (
-        Route(pattern=f"tasks.{name}.*", queue=family.queue)
+        Route(pattern=f"{task_prefix(name)}*", queue=family.queue)
         for name, family in settings.families.items()
         if family.queue is not None
     )
@@ -54,8 +55,12 @@ def _pattern(text: str) -> str | re.Pattern[str]:
 
 
 def declared_names(app: Celery) -> tuple[str, ...]:
-    """Every queue the configuration names, declared or routed to, the default queue first."""
-    names = dict.fromkeys([app.conf.task_default_queue])
+    """Every queue the configuration names, declared or routed to, the default queue first.
+
+    The default queue is not one of them where ``task_queues`` leaves it out: as Celery's, a worker
+    that was not told its queues consumes those.
+    """
+    names = dict.fromkeys(() if app.conf.task_queues else [app.conf.task_default_queue])
     names.update(dict.fromkeys(_queue_names(app.conf.task_queues)))
     names.update(dict.fromkeys(_routed(app.conf.task_routes)))
     return tuple(names)

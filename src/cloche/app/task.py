@@ -12,17 +12,35 @@ import celery
 
 from cloche.aio.task import AsyncTask
 from cloche.app.resilience import Resilience, with_resilience
-from cloche.broker.publish_many import Published, map_delay, starmap_delay
-from cloche.broker.publish_quick import quickly
+from cloche.broker.publish.bulk import Published, map_delay, starmap_delay
+from cloche.broker.publish.fast import send_quickly
+
+
+def _quick(owner: Any) -> Any:
+    """An ``apply_async`` for the class ``owner``."""
+
+    def apply_async(
+        self: Any, args: Any = None, kwargs: Any = None, *others: Any, **options: Any
+    ) -> Any:
+        """As Celery's; calls without options are published from a template where that means the
+        same."""
+        result = send_quickly(self, args, kwargs, others, options)
+        if result is None:
+            # Looked up now: others may have wrapped it since, and have to hear of each call.
+            result = super(owner, self).apply_async(args, kwargs, *others, **options)
+        return result
+
+    apply_async.__dict__["cloche_quick"] = True
+    return apply_async
 
 
 class QuickTask(celery.Task):
-    """Celery's task; calls without options are published from a template where that means the
-    same."""
+    """Celery's task, quickly published."""
 
     abstract = True
 
-    apply_async = quickly(celery.Task.apply_async)
+
+QuickTask.apply_async = _quick(QuickTask)
 
 
 class Task(AsyncTask, QuickTask):
@@ -57,6 +75,23 @@ class Task(AsyncTask, QuickTask):
 
 
 def publish_quickly(app: celery.Celery) -> None:
-    """Give the same ``apply_async`` to tasks of ``app`` whose class has Celery's own."""
-    if app.Task.apply_async is celery.Task.apply_async:
-        app.Task.apply_async = quickly(celery.Task.apply_async)
+    """Give the same ``apply_async`` to tasks of ``app`` whose class has Celery's own.
+
+    Once there is such a class: ``task_cls`` may name one of a module that imports ``app``.
+    """
+    if "Task" in app.__dict__:
+        _quicken(app.Task)
+        return
+    create = app.create_task_cls
+
+    def create_task_cls() -> Any:
+        """As Celery's."""
+        return _quicken(create())
+
+    app.create_task_cls = create_task_cls
+
+
+def _quicken(task_class: Any) -> Any:
+    if task_class.apply_async is celery.Task.apply_async:
+        task_class.apply_async = _quick(task_class)
+    return task_class

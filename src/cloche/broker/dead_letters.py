@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import redis
 
 from cloche.broker import lua, message
-from cloche.broker.commands import send
+from cloche.broker.connection.commands import send
 from cloche.broker.keys import Keys
-from cloche.broker.lease import key_of
+from cloche.broker.lease.lease import key_of
 
 logger = logging.getLogger("cloche.transport")
 
@@ -79,9 +79,10 @@ class DeadLetters:
     def _letter(self, inflight: str, field: str, raw: bytes, reason: str, why: str) -> DeadLetter:
         key = key_of(field)
         try:
-            headers = message.decode(raw)["headers"]
+            envelope = message.decode(raw)
         except ValueError:
-            headers = {}
+            envelope = {"headers": {}}
+        headers = envelope["headers"]
         consumer = inflight.removeprefix(self._keys.inflight(""))
         return DeadLetter(
             id=letter_id(f"{consumer}/{field}"),
@@ -92,7 +93,7 @@ class DeadLetters:
             at=time.time(),
             task=headers.get("task"),
             task_id=headers.get("id"),
-            deaths=tuple(headers.get(message.DEATHS) or ()),
+            deaths=tuple(message.deaths(envelope)),
             raw=raw,
         )
 
@@ -101,8 +102,8 @@ class DeadLetters:
         identity = letter_id(tag)
         record = send(self._client, "HGET", self._keys.dead, identity)
         if record is not None:
-            fields = {**orjson.loads(record), "reason": reason, "detail": detail}
-            send(self._client, "HSET", self._keys.dead, identity, orjson.dumps(fields).decode())
+            fields = {**json.loads(record), "reason": reason, "detail": detail}
+            send(self._client, "HSET", self._keys.dead, identity, json.dumps(fields))
 
     def get(self, identity: str) -> DeadLetter | None:
         """The one with this id."""
@@ -171,11 +172,11 @@ def _dump(letter: DeadLetter) -> str:
         fields["message"] = letter.raw.decode()
     except UnicodeDecodeError:
         fields["message_base64"] = base64.b64encode(letter.raw).decode()
-    return orjson.dumps(fields, default=str).decode()
+    return json.dumps(fields, default=str)  # a task's name may have lone surrogates
 
 
 def _load(record: bytes) -> DeadLetter:
-    fields = orjson.loads(record)
+    fields = json.loads(record)
     text = fields.pop("message", None)
     encoded = fields.pop("message_base64", None)
     raw = text.encode() if text is not None else base64.b64decode(encoded or "")

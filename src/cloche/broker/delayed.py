@@ -13,42 +13,49 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import redis
-from kombu.utils.json import dumps
 
 from cloche.broker import lua, message
-from cloche.broker.commands import send
+from cloche.broker.connection.commands import send
 from cloche.broker.keys import Keys
 
 if TYPE_CHECKING:
-    from cloche.broker.fetch import Fetched
+    from cloche.broker.lease.fetch import Fetched
 
 logger = logging.getLogger("cloche.transport")
 
 #: A shorter rest is not worth another round trip.
 LEAST_MS = 5
 
+#: The same task id may wait more than once (lua/park.lua); so many of them are looked for.
+COPIES = 20
+
 
 def parse(eta: object) -> datetime | None:
-    """The moment an ``eta`` header names; naive ones are UTC. None if it names none."""
+    """The moment an ``eta`` names; None if it names none, or one of a time zone left unsaid.
+
+    Celery's producers say it; where another does not, the time zone is that of the application
+    that works on the task, and waiting is Celery's.
+    """
     if isinstance(eta, str):
         try:
             eta = datetime.fromisoformat(eta)
         except ValueError:
             return None
-    if not isinstance(eta, datetime):
+    return eta if isinstance(eta, datetime) and eta.utcoffset() is not None else None
+
+
+def eta_of(envelope: message.Envelope) -> datetime | None:
+    """The moment a task's message names; other messages may have a header of that name, too."""
+    headers = envelope.get("headers") or {}
+    if not headers.get("eta") or "task" not in headers:
         return None
-    return eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+    return parse(headers["eta"])
 
 
 def delay_of(envelope: message.Envelope) -> int | None:
     """ms a message to publish has to wait, by the producer's clock; None to publish it now."""
-    headers = envelope.get("headers") or {}
-    if not headers.get("eta") or message.DELAY in headers:
-        return None
-    moment = parse(headers["eta"])
-    if moment is None:
-        return None
-    return wait_until(moment) or None
+    moment = eta_of(envelope)
+    return None if moment is None else wait_until(moment) or None
 
 
 def wait_until(moment: datetime) -> int:
@@ -59,8 +66,8 @@ def wait_until(moment: datetime) -> int:
 
 def marked(envelope: message.Envelope, wait: int) -> str:
     """The text to put aside."""
-    envelope["headers"][message.DELAY] = wait
-    return str(dumps(envelope))
+    message.own(envelope)[message.WAITED] = wait
+    return message.encode(envelope)
 
 
 def identity(envelope: message.Envelope) -> str:
@@ -87,15 +94,18 @@ def park(
 def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
     """Deal with the ``eta`` of a fetched message; True if it was put aside.
 
-    A message that is due keeps an ``eta`` (tasks may ask for it) that is past by this worker's
-    clock too, or Celery would wait by that clock again.
+    The ``eta`` of a message that is due is left as it came, unless it is still to come by this
+    worker's clock: Celery would wait by that clock again.
     """
-    headers = envelope["headers"]
-    wait = 0 if message.DELAY in headers else _rest(channel.claim.server_time(), headers["eta"])
-    if wait is None:
+    moment = eta_of(envelope)
+    if moment is None:
         return False
+    due = message.waited(envelope) is not None
+    wait = 0 if due else int(moment.timestamp() * 1000) - channel.claim.server_time()
     if wait < LEAST_MS:
-        headers["eta"] = _past(headers["eta"])
+        now = datetime.now(UTC)
+        if moment > now:
+            envelope["headers"]["eta"] = now.isoformat()
         return False
     keys: Keys = channel.keys
     suffix = one.field.partition("/")[2].removeprefix(keys.queue(one.queue))
@@ -111,42 +121,61 @@ def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
     return True
 
 
-def _rest(now_ms: int, eta: object) -> int | None:
-    moment = parse(eta)
-    return None if moment is None else int(moment.timestamp() * 1000) - now_ms
-
-
-def _past(eta: object) -> str | None:
-    moment = parse(eta)
-    return None if moment is None else min(moment, datetime.now(UTC)).isoformat()
-
-
 def waiting(client: redis.Redis, keys: Keys, queue: str, limit: int) -> list[message.Envelope]:
     """The ``limit`` messages of a queue that are due next, without those nobody can read.
 
     Raises what redis-py raises.
     """
-    ids = send(client, "ZRANGE", keys.delayed(queue), 0, limit - 1)
-    if not ids:
+    found = []
+    for _, _, raw in dated(client, keys, queue, limit):
+        with contextlib.suppress(ValueError):
+            found.append(message.decode(raw))
+    return found
+
+
+def dated(
+    client: redis.Redis, keys: Keys, queue: str, limit: int
+) -> list[tuple[float, str, bytes]]:
+    """The same as they lie there: due (Unix s), priority suffix, text."""
+    if limit <= 0:
+        return []
+    pairs = send(client, "ZRANGE", keys.delayed(queue), 0, limit - 1, "WITHSCORES")
+    if pairs and not isinstance(pairs[0], list | tuple):  # flat before RESP3
+        pairs = list(zip(pairs[::2], pairs[1::2], strict=True))
+    if not pairs:
         return []
     found = []
-    for text in send(client, "HMGET", keys.delayed_messages(queue), *ids):
+    texts = send(client, "HMGET", keys.delayed_messages(queue), *(pair[0] for pair in pairs))
+    for (_, due), text in zip(pairs, texts, strict=True):
         if text is not None:  # else it was promoted meanwhile
-            with contextlib.suppress(ValueError):
-                found.append(message.decode(text.partition(b":")[2]))
+            suffix, _, raw = text.partition(b":")
+            found.append((float(due) / 1000, suffix.decode(), raw))
     return found
 
 
 def revoke(client: redis.Redis, keys: Keys, task_id: str) -> int:
     """Remove a delayed task; how many messages it had. Raises what redis-py raises."""
-    removed = 0
-    for name in client.smembers(keys.delaying):
+    return len(take(client, keys, task_id))
+
+
+def find(client: redis.Redis, keys: Keys, queue: str, task_id: str) -> message.Envelope | None:
+    """A delayed task of a queue, without being taken. Raises what redis-py raises."""
+    text = send(client, "HGET", keys.delayed_messages(queue), task_id)
+    with contextlib.suppress(ValueError):
+        return None if text is None else message.decode(text.partition(b":")[2])
+    return None
+
+
+def take(client: redis.Redis, keys: Keys, task_id: str) -> list[bytes]:
+    """Remove a delayed task; its messages: nobody else gets them. Raises what redis-py raises."""
+    taken = []
+    fields = [task_id, *(f"{task_id}#{number}" for number in range(2, COPIES + 1))]
+    for name in send(client, "SMEMBERS", keys.delaying):
         queue = name.decode() if isinstance(name, bytes) else str(name)
-        copies = 1
-        field = task_id
-        while client.hdel(keys.delayed_messages(queue), field):
-            client.zrem(keys.delayed(queue), field)
-            removed += 1
-            copies += 1
-            field = f"{task_id}#{copies}"
-    return removed
+        texts = keys.delayed_messages(queue)
+        for field, text in zip(fields, send(client, "HMGET", texts, *fields), strict=True):
+            if text is not None and send(client, "HDEL", texts, field):
+                send(client, "ZREM", keys.delayed(queue), field)
+                raw = text if isinstance(text, bytes) else str(text).encode()
+                taken.append(raw.partition(b":")[2])
+    return taken

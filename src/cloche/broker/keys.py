@@ -63,10 +63,9 @@ class Keys:
 
     @property
     def paused(self) -> str:
-        """Set of paused queues."""
         return f"{self.own}paused"
 
-    def bell(self, queue: str) -> str:
+    def wakeup(self, queue: str) -> str:
         """List of at most one element: something to fetch in this queue."""
         return f"{self.own}bell:{queue}"
 
@@ -97,9 +96,9 @@ class Keys:
         """Hash: id of a purge -> what it set aside (JSON)."""
         return f"{self.own}snapshots"
 
-    def snapshot(self, identity: str, step: int) -> str:
-        """List: messages of one priority a purge set aside."""
-        return f"{self.own}snapshot:{identity}:{step}"
+    def snapshot(self, identity: str, part: int | str) -> str:
+        """What a purge set aside: the list of one priority, or what was delayed (zset, hash)."""
+        return f"{self.own}snapshot:{identity}:{part}"
 
     @property
     def dead(self) -> str:

@@ -1,28 +1,56 @@
 """kombu's message envelope (JSON): decode, mark, encode.
 
 Layout: ``{"body", "content-type", "content-encoding", "headers", "properties"}``
-(kombu/transport/virtual/base.py, Channel.prepare_message).
+(kombu/transport/virtual/base.py, Channel.prepare_message). What the transport itself has to
+remember of a message stands beside them in a field of its own, ``"cloche"``: kombu passes over
+fields it does not know, so no task sees it, nothing copies it into another message, and no header
+of a producer is taken for it (decision 0063).
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import orjson
+from kombu.exceptions import DecodeError
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
 Envelope = dict[str, Any]
 
-#: Times the worker that held the message died. RabbitMQ's name for the same count.
-DELIVERY_COUNT = "x-delivery-count"
+#: The transport's own field of an envelope.
+OWN = "cloche"
 
-#: Who died holding it: a list of {"consumer", "at" (Unix seconds)}.
-DEATHS = "x-deaths"
+#: In it: when a producer of ours published the message, Unix seconds.
+AT = "at"
 
-#: How long the message was put aside, ms: the name RabbitMQ's delayed exchange uses. A message
-#: that has it and lies in a queue has waited; its ``eta`` is to be ignored.
-DELAY = "x-delay"
+#: In it: how long the message was put aside, ms. One that has it and lies in a queue has waited;
+#: its ``eta`` is to be ignored.
+WAITED = "waited"
+
+#: In it: who died holding the message, a list of {"consumer", "at" (Unix seconds)}.
+DEATHS = "deaths"
+
+#: Integers of so many digits orjson may make floats of; found by writing 0 for each digit.
+_LONG = b"0" * 19
+_DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
+
+
+def read(raw: bytes) -> Any:
+    """The JSON value in ``raw`` as kombu reads it: lone surrogates, NaN, long integers and all.
+
+    Raises ValueError or RecursionError.
+    """
+    # kombu revives {"__type__": ...}; orjson is several times faster for all others. In kombu's
+    # own order the body, which may be long, stands before the headers.
+    behind = raw[max(0, raw.find(b'"headers"')) :]
+    if b'"__type__"' not in raw and _LONG not in behind.translate(_DIGITS):
+        try:
+            return orjson.loads(raw)
+        except ValueError:
+            pass
+    return loads(raw.decode(errors="replace"))
 
 
 def decode(raw: bytes) -> Envelope:
@@ -31,8 +59,7 @@ def decode(raw: bytes) -> Envelope:
     Raises ValueError with the reason if it is none.
     """
     try:
-        # kombu revives {"__type__": ...}; orjson is several times faster for all others.
-        envelope = loads(raw.decode()) if b'"__type__"' in raw else orjson.loads(raw)
+        envelope = read(raw)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(envelope, dict):
@@ -40,13 +67,26 @@ def decode(raw: bytes) -> Envelope:
     properties = envelope.get("properties")
     if not isinstance(properties, dict):
         raise ValueError("without properties")
-    if not isinstance(properties.setdefault("delivery_info", {}), dict):
-        raise ValueError("with malformed delivery_info")
+    for part, name in ((properties, "delivery_info"), (envelope, "headers")):
+        if part.get(name) is None:  # kombu reads null as none of them
+            part[name] = {}
+        elif not isinstance(part[name], dict):
+            raise ValueError(f"with malformed {name}")
     if "body" not in envelope:
         raise ValueError("without body")
-    if not isinstance(envelope.setdefault("headers", {}), dict):
-        raise ValueError("with malformed headers")
+    adopt(envelope)
     return envelope
+
+
+def undisturbed(raw: bytes) -> Any:
+    """The envelope as it stands in ``raw``, unchecked; None if a consumer died holding it.
+
+    Raises what comes of one that is malformed: ValueError, TypeError, KeyError, AttributeError or
+    RecursionError.
+    """
+    envelope = read(raw)
+    adopt(envelope)
+    return None if deaths(envelope) else envelope
 
 
 def encode(envelope: Envelope) -> str:
@@ -54,37 +94,72 @@ def encode(envelope: Envelope) -> str:
     return str(dumps(envelope))
 
 
+def own(envelope: Envelope) -> dict[str, Any]:
+    """The transport's own field, made where there is none."""
+    found = envelope.get(OWN)
+    if not isinstance(found, dict):
+        found = envelope[OWN] = {}
+    return found
+
+
+def adopt(envelope: Envelope) -> None:
+    """Take what an earlier version wrote among headers and properties out of there.
+
+    Up to the version of 2026-11-30 only producers of ours wrote a fraction into ``timestamp``.
+    """
+    properties = envelope["properties"]
+    if OWN in envelope or type(properties.get("timestamp")) is not float:
+        return
+    headers, kept = envelope["headers"], own(envelope)
+    kept[AT] = properties.pop("timestamp")
+    headers.pop("x-delivery-count", None)
+    for name, old in ((WAITED, "x-delay"), (DEATHS, "x-deaths")):
+        if old in headers:
+            kept[name] = headers.pop(old)
+
+
 def mark_redelivered(envelope: Envelope) -> None:
-    """Say in the envelope that it was delivered before."""
+    """Say in the envelope that it was delivered before: where kombu says it, to the letter."""
     envelope["headers"]["redelivered"] = True
     envelope["properties"]["delivery_info"]["redelivered"] = True
 
 
 def count_death(envelope: Envelope, consumer: str, at: float) -> None:
     """Say that ``consumer`` died holding it, found dead ``at`` (Unix seconds)."""
-    headers = envelope["headers"]
-    headers[DELIVERY_COUNT] = delivery_count(envelope) + 1
-    deaths = headers.get(DEATHS)
-    known = deaths if isinstance(deaths, list) else []
-    headers[DEATHS] = [*known, {"consumer": consumer, "at": at}]
+    own(envelope)[DEATHS] = [*deaths(envelope), {"consumer": consumer, "at": at}]
 
 
-def published(envelope: Envelope) -> float | None:
-    """When a producer of ours published it, Unix seconds; stock producers do not say."""
-    at = envelope["properties"].get("timestamp")
-    return float(at) if isinstance(at, int | float) else None
-
-
-def forgive(envelope: Envelope) -> None:
-    """Forget all deaths: the message starts afresh."""
-    for name in (DELIVERY_COUNT, DEATHS):
-        envelope["headers"].pop(name, None)
+def deaths(envelope: Envelope) -> list[dict[str, Any]]:
+    """Who died holding it: a list of {"consumer", "at" (Unix seconds)}."""
+    found = _kept(envelope, DEATHS)
+    return found if isinstance(found, list) else []
 
 
 def delivery_count(envelope: Envelope) -> int:
     """How many consumers died holding it."""
-    count = envelope["headers"].get(DELIVERY_COUNT, 0)
-    return count if isinstance(count, int) else 0
+    return len(deaths(envelope))
+
+
+def forgive(envelope: Envelope) -> None:
+    """Forget all deaths: the message starts afresh."""
+    own(envelope).pop(DEATHS, None)
+
+
+def published(envelope: Envelope) -> float | None:
+    """When a producer of ours published it, Unix seconds; stock producers do not say."""
+    at = _kept(envelope, AT)
+    return float(at) if isinstance(at, int | float) else None
+
+
+def waited(envelope: Envelope) -> float | None:
+    """How long it was put aside, ms; None if it was not."""
+    wait = _kept(envelope, WAITED)
+    return wait if isinstance(wait, int | float) else None
+
+
+def _kept(envelope: Envelope, name: str) -> Any:
+    found = envelope.get(OWN)
+    return found.get(name) if isinstance(found, dict) else None
 
 
 class Message(virtual.Message):
@@ -96,15 +171,28 @@ class Message(virtual.Message):
 
     undecodable: Exception | None = None
 
+    def __init__(self, payload: Envelope, channel: Any = None, **kwargs: Any) -> None:
+        payload["properties"].setdefault("delivery_tag", "")  # of one that was not delivered
+        try:
+            super().__init__(payload, channel=channel, **kwargs)
+        except Exception:  # noqa: BLE001 (whatever its body_encoding makes of the body)
+            super().__init__({**payload, "body": ""}, channel=channel, **kwargs)
+            self.errors.append(sys.exc_info())
+        if self.errors:  # kombu's consumer asks for these before it decodes
+            self.undecodable = self.errors[0][1]
+
     def _decode(self) -> Any:
         try:
-            return super()._decode()
+            found = super()._decode()
+            if "task" in self.headers and (found is None or isinstance(found, int | float)):
+                # Celery's worker would end of it, and the next one, too.
+                raise DecodeError(f"a task without arguments: {found!r}")
+            return found
         except Exception as error:
             self.undecodable = error
             raise
 
     def ack(self, multiple: bool = False) -> None:
-        """Settle it."""
         if not self._refused():
             super().ack(multiple)
 
@@ -117,7 +205,7 @@ class Message(virtual.Message):
         if self.undecodable is None or self.acknowledged:
             return False
         detail = f"{type(self.undecodable).__name__}: {self.undecodable}"
-        self.channel.refuse(self.delivery_tag, "undecodable", detail)
+        self.channel.refuse(self.delivery_tag, "undecodable", detail, self.undecodable)
         self.channel.qos.forget(self.delivery_tag)
         self._state = "REJECTED"
         return True

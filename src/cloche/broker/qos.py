@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 from kombu.transport import virtual
 
-from cloche.broker import results_later
+from cloche.broker.lease.lease import field_of
+from cloche.broker.results import deferred as results_later
+from cloche.process_local import here
 
 #: Messages fetched at once where the consumer set no limit.
 FETCH_LIMIT = 100
@@ -25,7 +26,7 @@ class QoS(virtual.QoS):
 
     def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
         super().__init__(channel, prefetch_count)
-        self._pid = os.getpid()
+        self._process = here()
         self._since = time.monotonic()
         self._settled = 0
         self._rate = 0.0
@@ -42,7 +43,8 @@ class QoS(virtual.QoS):
 
         As many as ended lately within AHEAD seconds: none where tasks take long.
         """
-        if self.channel.wake_later is None or "can_consume" in self.__dict__:
+        channel = self.channel
+        if channel.worker is None or channel.wake_later is None or "can_consume" in self.__dict__:
             return 0
         seconds = time.monotonic() - self._since
         if seconds >= WINDOW:
@@ -58,6 +60,8 @@ class QoS(virtual.QoS):
             # Celery's worker_disable_prefetch replaces the method by one that answers for one
             # message at a time (celery/worker/consumer/tasks.py).
             return 1
+        if self.channel.worker is None:
+            return 0 if self.channel.waiting else 1
         if not self.prefetch_count:
             return FETCH_LIMIT
         free: int = self.prefetch_count + self.ahead - self.used - self.channel.waiting
@@ -72,9 +76,9 @@ class QoS(virtual.QoS):
         """Whether one more message may be delivered."""
         return not self.prefetch_count or self.used < self.prefetch_count
 
-    def settle(self, delivery_tag: str) -> None:
+    def ack_from_thread(self, delivery_tag: str) -> None:
         """The message is done with: from any thread. Its place is filled when the loop turns."""
-        self.channel.claim.settle(delivery_tag)
+        self.channel.claim.ack(delivery_tag)
         self._settled += 1
         self._free(delivery_tag)
 
@@ -82,14 +86,17 @@ class QoS(virtual.QoS):
         """The message is done with."""
         if not self.channel.claim.acks:
             self.channel.wake_for_acks()
-        self.settle(delivery_tag)
+        self.ack_from_thread(delivery_tag)
         if self.channel.inbox:
             self.channel.deliver_next()
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Back to the front of its queue, or to the dead letters."""
-        if requeue:
-            self.channel.give_back([delivery_tag])
+        """To the back of its queue, as from kombu, or to the dead letters."""
+        if not field_of(delivery_tag)[1]:  # kombu's BRPOP or a subscription brought it
+            if requeue and delivery_tag in self._delivered:
+                self.channel._restore_at_beginning(self._delivered[delivery_tag])
+        elif requeue:
+            self.channel.give_back([delivery_tag], last=True)
         else:
             self.channel.refuse(delivery_tag)
         self._free(delivery_tag)
@@ -122,7 +129,7 @@ class QoS(virtual.QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """The same at the end of the channel, and never in a forked child."""
-        if os.getpid() == self._pid and self.channel.claimed:
+        if self._process is here() and self.channel.claimed:
             super().restore_unacked_once(stderr)
         else:
             self._on_collect.cancel()

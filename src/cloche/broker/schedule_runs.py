@@ -11,13 +11,14 @@ from kombu import Producer
 from kombu.utils.json import dumps
 
 from cloche.broker import delayed, lua
-from cloche.broker.baton import Baton, Server
-from cloche.broker.channel import Captured, Channel
+from cloche.broker.channel import Channel
+from cloche.broker.leader_lock import LeaderLock, LockServer
+from cloche.broker.publish.template import Captured, capturing
 from cloche.errors import NotInChargeError
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ScheduledRun:
     """The last run of a schedule; ``count`` 0: none yet, ``at`` is when it became known."""
 
     at: datetime
@@ -32,17 +33,17 @@ class Run:
 class Runs:
     """The runs of all schedules of one scheduler's name."""
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: LockServer, name: str) -> None:
         self._server = server
         self.key = f"{server.keys.own}{name}:runs"
 
-    def read(self) -> dict[str, Run]:
+    def read(self) -> dict[str, ScheduledRun]:
         """By schedule. Raises what redis-py raises."""
         found: Any = self._server.client.hgetall(self.key)
         runs = {_text(name): _parsed(_text(value)) for name, value in found.items()}
         return {name: run for name, run in runs.items() if run is not None}
 
-    def note(self, name: str, run: Run, after: str = "-") -> None:
+    def note(self, name: str, run: ScheduledRun, after: str = "-") -> None:
         """Remember a run, or a schedule that is new. Raises what redis-py raises."""
         self._server.client.hset(self.key, name, f"{after} {run.text}")
 
@@ -58,18 +59,18 @@ class Sending:
 
     name: str
     after: str
-    run: Run
+    run: ScheduledRun
     sent: bool = False
 
 
 class FencedProducer(Producer):
-    """Publishes runs of schedules only with the baton, and each only once.
+    """Publishes runs of schedules only with the leader lock, and each only once.
 
     On Cloche's transport the server checks as it takes the message; on kombu's own it is asked
     just before. Set ``sending`` before each run.
     """
 
-    baton: Baton
+    lock: LeaderLock
     runs: Runs
     sending: Sending | None = None
 
@@ -83,7 +84,7 @@ class FencedProducer(Producer):
             return super()._publish(*args, **options)
         channel = self.channel
         if isinstance(channel, Channel):
-            self._send(channel, sending, self._captured(channel, *args, **options))
+            self._send(channel, sending, self._captured(*args, **options))
         else:
             self._check(sending)
             super()._publish(*args, **options)
@@ -91,15 +92,11 @@ class FencedProducer(Producer):
         sending.sent = True
         return None
 
-    def _captured(self, channel: Channel, *args: Any, **options: Any) -> list[Captured]:
+    def _captured(self, *args: Any, **options: Any) -> list[Captured]:
         """What kombu would put into queues, one entry for each queue."""
-        captured: list[Captured] = []
-        channel.captured = captured
-        try:
+        with capturing(self) as captured:
             super()._publish(*args, **options)
-        finally:
-            channel.captured = None
-        return captured
+        return captured.messages
 
     def _send(self, channel: Channel, sending: Sending, captured: list[Captured]) -> None:
         fenced = False
@@ -117,28 +114,28 @@ class FencedProducer(Producer):
         self, channel: Channel, sending: Sending, queue: str, suffix: str, text: str
     ) -> None:
         keys = channel.keys
-        lists = [keys.queue(queue, suffix), keys.bell(queue), keys.consumed]
-        reply = lua.BATON_SEND.run(
+        lists = [keys.queue(queue, suffix), keys.wakeup(queue), keys.consumed]
+        reply = lua.LEADER_LOCK_SEND.run(
             channel.own,
-            [self.baton.key, self.runs.key, *lists],
-            [self.baton.me, sending.name, sending.after, sending.run.text, queue, text],
+            [self.lock.key, self.runs.key, *lists],
+            [self.lock.me, sending.name, sending.after, sending.run.text, queue, text],
         )
         if reply == 0:
             self._refuse(sending)
 
     def _check(self, sending: Sending) -> None:
-        if not self.baton.confirm():
+        if not self.lock.confirm():
             self._refuse(sending)
 
     def _refuse(self, sending: Sending) -> None:
-        self.baton.lost()
+        self.lock.lost()
         raise NotInChargeError(f"{sending.name} was not sent: another scheduler took over")
 
 
-def _parsed(value: str) -> Run | None:
+def _parsed(value: str) -> ScheduledRun | None:
     try:
         raw = orjson.loads(value.partition(" ")[2])
-        return Run(datetime.fromisoformat(raw["at"]), int(raw["count"]))
+        return ScheduledRun(datetime.fromisoformat(raw["at"]), int(raw["count"]))
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
 from kombu.transport import redis as stock
 
-from cloche.broker import dead_letters_celery, lease_check, transport_url
-from cloche.broker.channel import Channel
-from cloche.broker.channel_poller import Poller
-from cloche.broker.channel_sentinel import SentinelChannel
-from cloche.broker.delayed_celery import extend_control
-from cloche.broker.lease_celery import extend_stats
+from cloche.broker import celery_hooks
+from cloche.broker.channel import Channel, SentinelChannel
+from cloche.broker.connection import url as transport_url
+from cloche.broker.hub_driver import Poller
 from cloche.errors import BrokerError, BrokerFault
-
-__all__ = ["Transport", "dead_letters_celery", "lease_check"]
 
 #: How a server begins that refuses writes for now (server.c, createSharedObjects).
 _NO_WRITES = ("OOM", "MISCONF", "NOREPLICAS", "MASTERDOWN", "LOADING")
@@ -52,6 +49,7 @@ class Transport(stock.Transport):
     call_soon: Callable[[Callable[[], None]], Any] | None = None
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
+        celery_hooks.install()
         transport_url.check(client)
         if transport_url.scheme_of(client).startswith("sentinel"):
             self.Channel = SentinelChannel
@@ -65,8 +63,7 @@ class Transport(stock.Transport):
         Raises BrokerError for a Redis Cluster. For a replica ReadOnlyError and, to a consumer,
         for a server that takes no writes ConnectionError: Celery tries again, with growing pauses.
         """
-        extend_control()
-        extend_stats()
+        celery_hooks.extend_control()
         connection = super().establish_connection()
         self._check_writes()
         info = self._info()
@@ -113,6 +110,11 @@ class Transport(stock.Transport):
                 entry.cancel()
         self.wake_later = lambda seconds: loop.call_later(seconds, int)
         self.call_soon = loop.call_soon
+
+    def on_readable(self, fileno: int) -> None:
+        """Called by an event loop. That a reply brought no message concerns no loop."""
+        with contextlib.suppress(stock.Empty):
+            super().on_readable(fileno)
 
     def _collect(self, connection: Any) -> None:
         """Called by kombu after a connection error, instead of closing in good order."""

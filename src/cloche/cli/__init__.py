@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from importlib import import_module
 from typing import ClassVar, NoReturn
 
 import click
@@ -13,13 +14,14 @@ import click
 from cloche.cli.lazy import Lazy, LazyGroup
 from cloche.errors import ClocheError
 from cloche.launch import collector
+from cloche.plain import printable
 
 #: The monotonic time at which this process began to be Cloche.
 STARTED = time.monotonic()
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-class Commands(LazyGroup):
+class CommandGroup(LazyGroup):
     """All commands; adding one is adding its line."""
 
     commands_by_name: ClassVar[dict[str, Lazy]] = {
@@ -83,9 +85,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(
-    cls=Commands,
+    cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Run `cloche COMMAND --help` for the options and examples of a command.",
+    epilog="Run `cloche COMMAND --help` for the options, examples and exit codes of a command.",
 )
 @click.option(
     "--version",
@@ -128,6 +130,13 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     except click.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
+    except Exception as error:
+        # Named, not imported: it brings all the libraries whose errors it knows.
+        found: ClocheError | None = import_module("cloche.cli.failures").explained(error)
+        if found is None:
+            raise
+        _report(found, debug=debug)
+        return found.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -135,4 +144,6 @@ def _report(error: ClocheError, *, debug: bool) -> None:
     """The error on stderr: its label in colour on a terminal, its traceback only when asked."""
     if debug:
         click.echo("".join(traceback.format_exception(error)), err=True)
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+    # Line by line: what a message quotes may hold control characters.
+    text = "\n".join(printable(line) for line in str(error).split("\n"))
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)

@@ -27,7 +27,7 @@ def launcher_of(resolved: Resolved) -> Launcher:
     return Launcher(resolved.settings.run_dir)
 
 
-class Progress:
+class StackProgress:
     """Shows what a launcher tells while it works; nothing where JSON is wanted."""
 
     def __init__(self, *, quiet: bool) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from cloche.cli.options import given, json_option, settings_options
-from cloche.errors import SettingsError
+from cloche.cli.options import given, json_option, of_application, settings_options, warn
+from cloche.errors import AppError, SettingsError
+from cloche.plain import printable
 from cloche.settings import Resolved, load
 from cloche.settings.reference import defaults_markdown, markdown, template
-from cloche.settings.views import CeleryKey, Explanation, Row, explain, rows
+from cloche.settings.views import CeleryKey, Explanation, SettingRow, explain, rows
 
 _FILE = "cloche.toml"
 
@@ -37,12 +38,15 @@ def config() -> None:
 def show(resolved: Resolved, as_json: bool, origin: bool, changed: bool) -> None:
     """Show every setting, passwords hidden.
 
+    Exit codes: 0 shown, 2 settings.
+
     \b
     Examples:
       $ cloche config show
       $ cloche config show --origin --changed
       $ cloche config show --set broker.connect_timeout=2s --json
     """
+    resolved = _with_application(resolved)
     chosen = [row for row in rows(resolved) if not changed or row.origin.kind != "default"]
     if as_json:
         _write_json({row.key: _with_origin(row) for row in chosen})
@@ -59,13 +63,15 @@ def show(resolved: Resolved, as_json: bool, origin: bool, changed: bool) -> None
 def explain_key(resolved: Resolved, as_json: bool, key: str) -> None:
     """Explain where the value of KEY came from and what it becomes.
 
+    Exit codes: 0 shown, 2 settings, or there is no such key.
+
     \b
     Examples:
       $ cloche config explain broker.url
       $ cloche config explain families.download.time_limit
       $ cloche config explain stop.grace --json
     """
-    explanation = explain(resolved, key)
+    explanation = explain(_with_application(resolved), key)
     if as_json:
         _write_json(explanation.as_dict())
     else:
@@ -76,7 +82,9 @@ def explain_key(resolved: Resolved, as_json: bool, key: str) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="As if it were set.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def validate(assignments: tuple[str, ...], as_json: bool) -> None:
-    """Check all settings; exit code 2 with every problem if any is wrong.
+    """Check all settings, and tell every problem.
+
+    Exit codes: 0 they are valid, 2 something is wrong.
 
     \b
     Examples:
@@ -85,10 +93,13 @@ def validate(assignments: tuple[str, ...], as_json: bool) -> None:
     """
     try:
         resolved = load(given({}, assignments))
+        if resolved.origin("app").kind == "default":
+            resolved = load(given({}, assignments), guest=False)
     except SettingsError as error:
         if as_json:
             _write_json({"ok": False, "problems": list(error.problems)})
         raise
+    warn(resolved)
     if as_json:
         _write_json({"ok": True, "problems": []})
     else:
@@ -99,6 +110,8 @@ def validate(assignments: tuple[str, ...], as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Overwrite a cloche.toml that is there.")
 def init(force: bool) -> None:
     """Write a cloche.toml with every setting, its meaning and its default.
+
+    Exit codes: 0 written, 2 it is there already or cannot be written.
 
     \b
     Examples:
@@ -122,6 +135,8 @@ def init(force: bool) -> None:
 def reference(celery: bool) -> None:
     """Print the reference of all settings as Markdown.
 
+    Exit codes: 0.
+
     \b
     Examples:
       $ cloche config reference
@@ -130,7 +145,16 @@ def reference(celery: bool) -> None:
     click.echo(defaults_markdown() if celery else markdown(), nl=False)
 
 
-def _with_origin(row: Row) -> dict[str, object]:
+def _with_application(resolved: Resolved) -> Resolved:
+    """With what the application sets itself; one that cannot be imported is told of on stderr."""
+    try:
+        return of_application(resolved)
+    except AppError as error:
+        click.echo(f"without what the application itself sets: {error}", err=True)
+        return resolved
+
+
+def _with_origin(row: SettingRow) -> dict[str, object]:
     return {"value": row.value, "origin": {"kind": row.origin.kind, "where": row.origin.where}}
 
 
@@ -146,7 +170,7 @@ def _text(value: object) -> str:
 
 def _write_table(lines: Iterable[tuple[str, ...]]) -> None:
     """Columns as wide as their widest cell; the last one is left ragged."""
-    table = list(lines)
+    table = [tuple(map(printable, line)) for line in lines]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         cells = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)]

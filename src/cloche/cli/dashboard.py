@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import click
 
-from cloche.cli.options import settings_options
-from cloche.cluster.database import check_database
+from cloche.cli.options import settings_options, with_pages
 from cloche.launch import collector
 from cloche.launch.environment import join
-from cloche.process.notify import notify
+from cloche.process.systemd import notify
 from cloche.settings import Resolved
-from cloche.web.dashboard import create_dashboard
+from cloche.web.dashboard.app import create_dashboard
 from cloche.web.server import serve
 
 
@@ -28,12 +25,10 @@ def dashboard(resolved: Resolved) -> None:
       $ cloche dashboard                             # http://localhost:8001
       $ cloche dashboard -A proj.celery:app --set dashboard.port=9001
     """
-    environment = join(resolved)
+    environment = join(with_pages(resolved, ("dashboard",), "cloche dashboard"))
     settings = environment.settings
     serve(
-        lambda: create_dashboard(
-            environment.app, settings, {"database": partial(check_database, settings)}
-        ),
+        lambda: create_dashboard(environment.app, settings),
         settings.dashboard,
         "dashboard",
         on_ready=_ready,

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 
 import click
 
-from cloche.broker.amqp_dead_letters import AmqpDeadLetters
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetter, DeadLetters
+from cloche.broker.rabbitmq.dead_letters import AmqpDeadLetters
 from cloche.cli.options import json_option, settings_options
+from cloche.cli.table import columns, write_table
 from cloche.errors import ClocheError, SettingsError
 from cloche.launch.environment import join
+from cloche.plain import printable
 from cloche.settings import Resolved
 
 
@@ -40,6 +42,8 @@ def dlq() -> None:
 def list_letters(resolved: Resolved, as_json: bool, queue: str | None, limit: int) -> None:
     """List dead letters, newest first.
 
+    Exit codes: 0 shown (also: there are none), 2 settings, 3 broker, 5 application.
+
     \b
     Examples:
       $ cloche dlq list
@@ -51,11 +55,19 @@ def list_letters(resolved: Resolved, as_json: bool, queue: str | None, limit: in
     if as_json:
         click.echo(json.dumps([_fields(letter) for letter in found], indent=2))
         return
-    for letter in found:
-        click.echo(
-            f"{letter.id}  {_when(letter)}  {letter.reason:<14}  "
-            f"{letter.queue}  {letter.task or '?'}  {letter.detail}"
-        )
+    rows = [
+        {
+            "id": letter.id,
+            "when": _when(letter),
+            "reason": letter.reason,
+            "queue": letter.queue,
+            "task": letter.task or "?",
+            "detail": letter.detail,
+        }
+        for letter in found
+    ]
+    if rows:
+        write_table(columns("id reason task queue when detail"), rows)
     click.echo(f"{total} dead letters" if total != 1 else "1 dead letter", err=True)
 
 
@@ -65,6 +77,8 @@ def list_letters(resolved: Resolved, as_json: bool, queue: str | None, limit: in
 @settings_options
 def show(resolved: Resolved, as_json: bool, id: str) -> None:
     """Show one dead letter: why, its history, the message itself.
+
+    Exit codes: 0 shown, 1 there is none of that id, 2 settings, 3 broker, 5 application.
 
     \b
     Examples:
@@ -80,13 +94,14 @@ def show(resolved: Resolved, as_json: bool, id: str) -> None:
         return
     for name, value in fields.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        click.echo(f"{name:<8} {shown}")
+        click.echo(f"{name:<8} {printable(shown)}")
 
 
 def _of_some(command: Callable[..., None]) -> Callable[..., None]:
     """The arguments of a command on some dead letters or all."""
     for add in (
         settings_options,
+        json_option,
         click.option("--all", "everything", is_flag=True, help="All of them."),
         click.argument("ids", nargs=-1),
     ):
@@ -96,8 +111,11 @@ def _of_some(command: Callable[..., None]) -> Callable[..., None]:
 
 @dlq.command()
 @_of_some
-def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
+def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Put dead letters back into their queues, their deaths forgiven.
+
+    Exit codes: 0 done (also: there was none), 2 settings or command line, 3 broker,
+    5 application.
 
     \b
     Examples:
@@ -106,13 +124,16 @@ def retry(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
     """
     chosen = _chosen(ids, everything)
     with _letters(resolved) as letters:
-        click.echo(f"{letters.retry(chosen)} put back")
+        _write_count(letters.retry(chosen), "put back", as_json=as_json)
 
 
 @dlq.command()
 @_of_some
-def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
+def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Delete dead letters for good.
+
+    Exit codes: 0 done (also: there was none), 2 settings or command line, 3 broker,
+    5 application.
 
     \b
     Examples:
@@ -121,7 +142,11 @@ def purge(resolved: Resolved, ids: tuple[str, ...], everything: bool) -> None:
     """
     chosen = _chosen(ids, everything)
     with _letters(resolved) as letters:
-        click.echo(f"{letters.purge(chosen)} deleted")
+        _write_count(letters.purge(chosen), "deleted", as_json=as_json)
+
+
+def _write_count(count: int, done: str, *, as_json: bool) -> None:
+    click.echo(json.dumps({done.replace(" ", "_"): count}) if as_json else f"{count} {done}")
 
 
 @contextmanager

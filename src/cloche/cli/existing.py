@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import click
 
+from cloche.cluster.existing import ExistingWorker, existing_workers
 from cloche.errors import ClocheError
 from cloche.launch.discovery import application
-from cloche.launch.existing import ExistingWorker, existing_workers
-from cloche.launch.on_existing import OnExisting
+from cloche.launch.existing import OnExisting
+from cloche.launch.pools import import_own_modules
 from cloche.settings import Resolved
 
 
@@ -22,7 +23,7 @@ def ask_about(resolved: Resolved) -> OnExisting | None:
     before = dict(os.environ)
     try:
         app = application(resolved)
-        found = existing_workers(app) if app is not None else ()
+        found = existing_workers(app, import_own_modules) if app is not None else ()
     except (ClocheError, OSError):
         return None  # the launcher tells what is wrong
     finally:

@@ -19,12 +19,12 @@ class Logs(LazyGroup):
         "trace": Lazy("cloche.cli.logs_read:trace", "Tell a run: its steps on a scale of time."),
         "summary": Lazy("cloche.cli.logs_read:summary", "Count records; time the steps."),
         "errors": Lazy("cloche.cli.logs_read:errors", "Group errors that are alike."),
-        "tail": Lazy("cloche.cli.logs_tail:tail", "Show records as they arrive."),
-        "export": Lazy("cloche.cli.logs_tail:export", "Write records as JSON lines or CSV."),
-        "expire": Lazy("cloche.cli.logs_expire:expire_command", "Remove what is old."),
-        "spool": Lazy("cloche.cli.logs_spool:spool", "What waits on this machine's disk; send it."),
+        "tail": Lazy("cloche.cli.logs_read:tail", "Show records as they arrive."),
+        "export": Lazy("cloche.cli.logs_read:export", "Write records as JSON lines or CSV."),
+        "expire": Lazy("cloche.cli.logs_admin:expire_command", "Remove what is old."),
+        "spool": Lazy("cloche.cli.logs_admin:spool", "What waits on this machine's disk; send it."),
         "fallback": Lazy(
-            "cloche.cli.logs_fallback:fallback", "Where records go while the broker is away."
+            "cloche.cli.logs_admin:fallback", "Where records go while the broker is away."
         ),
     }
     default = "output"
@@ -49,10 +49,10 @@ def logs() -> None:
 
     \b
     Examples:
-      $ cloche logs worker -f                        # as `cloche logs output worker -f`
+      $ cloche logs worker -f                 # as `cloche logs output worker -f`
       $ cloche logs -n 20
-      $ cloche logs query --level error --since 1h   # the execution log
+      $ cloche logs query --level error --since 1h  # the execution log
       $ cloche logs trace RUN
 
-    Run `cloche logs COMMAND --help` for the options and examples of a command.
+    Run `cloche logs COMMAND --help` for the options, examples and exit codes of a command.
     """

@@ -11,13 +11,13 @@ import click
 from cloche.cli.attach import launcher_of
 from cloche.cli.options import settings_options
 from cloche.errors import ProcessError
+from cloche.process.logfile import LogFileTail, logs_in
 from cloche.process.output import Output
-from cloche.process.tail import Tail, logs_in
 from cloche.settings import Resolved
 
 _TICK = 0.1
 #: Seconds between two looks whether the launcher still lives and new files have appeared.
-_LOOK = 1.0
+_LOOK_INTERVAL = 1.0
 
 
 @click.command()
@@ -63,7 +63,7 @@ def output(resolved: Resolved, names: tuple[str, ...], follow: bool, lines: int)
 
 
 def _follow(
-    resolved: Resolved, names: tuple[str, ...], tails: dict[str, Tail], shown: Output
+    resolved: Resolved, names: tuple[str, ...], tails: dict[str, LogFileTail], shown: Output
 ) -> None:
     launcher, directory = launcher_of(resolved), resolved.settings.run_dir / "logs"
     looked = time.monotonic()
@@ -74,15 +74,15 @@ def _follow(
         if not alive:
             return
         time.sleep(_TICK)
-        if time.monotonic() - looked >= _LOOK:
+        if time.monotonic() - looked >= _LOOK_INTERVAL:
             looked, alive = time.monotonic(), launcher.pid() is not None
             for name, tail in _tails(directory, names).items():
                 tails.setdefault(name, tail)  # new: from its beginning
 
 
-def _tails(directory: Path, names: tuple[str, ...]) -> dict[str, Tail]:
+def _tails(directory: Path, names: tuple[str, ...]) -> dict[str, LogFileTail]:
     return {
-        name: Tail(name, path)
+        name: LogFileTail(name, path)
         for name, path in logs_in(directory).items()
         if not names or name in names or name.rpartition("-")[0] in names
     }

@@ -14,6 +14,7 @@ from cloche.cli.attach import launcher_of
 from cloche.cli.options import json_option, settings_options
 from cloche.cli.table import Column, Row, write_line, write_table
 from cloche.errors import NotRunningError
+from cloche.plain import printable
 from cloche.settings import Resolved
 
 
@@ -69,11 +70,11 @@ def _write_details(row: Row) -> None:
     if row["last_lines"]:
         write_line(f"{row['name']}: {row['state']}, exit code {row['exit_code']}", colour="red")
         for line in row["last_lines"]:
-            click.echo(f"    {line}")
-    if row["was_deaf"]:
-        write_line(f"{row['name']}: it was {row['was_deaf']}", colour="yellow")
+            click.echo(f"    {printable(line)}")
+    if row["was_hung"]:
+        write_line(printable(f"{row['name']}: {row['was_hung']}"), colour="yellow")
     for task in row["tasks"]:
-        click.echo(f"{row['name']}: still runs {task['name']} [{task['id']}]")
+        click.echo(printable(f"{row['name']}: still runs {task['name']} [{task['id']}]"))
 
 
 def _age(row: Row) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from cloche.cli.attach import Progress, count_of, launcher_of, write_outcome
+from cloche.cli.attach import StackProgress, count_of, launcher_of, write_outcome
 from cloche.cli.options import json_option, settings_options
-from cloche.launch.given import digests, given_workers
+from cloche.launch.client import digests, given_workers
 from cloche.settings import Resolved
 
 
@@ -39,6 +39,6 @@ def restart(resolved: Resolved, names: tuple[str, ...], now: bool, as_json: bool
         "settings": digests(resolved.settings),
         "workers": given_workers(resolved.settings),
     }
-    answer = launcher_of(resolved).ask(request, on_event=Progress(quiet=as_json))
+    answer = launcher_of(resolved).ask(request, on_event=StackProgress(quiet=as_json))
     text = f"{count_of(answer, 'ready', 'adopted')} running"
     write_outcome(answer, as_json=as_json, text=text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cloche.cli.attach import Progress, launcher_of, write_outcome
+from cloche.cli.attach import StackProgress, launcher_of, write_outcome
 from cloche.cli.options import json_option, settings_options
 from cloche.settings import Resolved
 
@@ -41,6 +41,6 @@ def scale(resolved: Resolved, counts: tuple[tuple[str, int], ...], as_json: bool
     Exit codes: 0 done, 1 it could not be done, 2 settings or command line.
     """
     request = {"do": "scale", "counts": dict(counts)}
-    answer = launcher_of(resolved).ask(request, on_event=Progress(quiet=as_json))
+    answer = launcher_of(resolved).ask(request, on_event=StackProgress(quiet=as_json))
     text = ", ".join(f"{name}: {number}" for name, number in counts)
     write_outcome(answer, as_json=as_json, text=text)

@@ -10,12 +10,12 @@ import click
 
 from cloche.app.schedules import add_schedules
 from cloche.cli.options import json_option, settings_options
-from cloche.cluster.schedules import SchedulesSeen, schedules_seen
+from cloche.cli.table import columns, write_table
+from cloche.cluster.schedules import schedules_seen
 from cloche.launch.environment import join
 from cloche.launch.pools import import_own_modules
+from cloche.records import SchedulesSeen
 from cloche.settings import Resolved
-
-_HEADS = ("schedule", "task", "when", "queue", "next", "last", "missed")
 
 
 @click.command()
@@ -47,21 +47,18 @@ def schedules(resolved: Resolved, as_json: bool) -> None:
 
 def _write(seen: SchedulesSeen) -> None:
     rows = [
-        (
-            one.name,
-            one.task,
-            one.when,
-            one.queue or "-",
-            _time(one.next),
-            _time(one.last),
-            str(one.missed),
-        )
+        {
+            "schedule": one.name,
+            "task": one.task,
+            "when": one.when,
+            "queue": one.queue or "-",
+            "next": _time(one.next),
+            "last": _time(one.last),
+            "missed": str(one.missed),
+        }
         for one in seen.schedules
     ]
-    widths = [max(map(len, column)) for column in zip(_HEADS, *rows, strict=True)]
-    for row in (_HEADS, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    write_table(columns("schedule next missed when task last queue"), rows)
     if not seen.known:
         click.echo("this broker does not remember runs: last and missed are not known", err=True)
     else:

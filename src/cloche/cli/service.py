@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from cloche.cli.options import settings_options
+from cloche.cli.options import settings_options, with_pages
 from cloche.launch import collector
 from cloche.launch.environment import join
-from cloche.process.notify import notify
+from cloche.process.systemd import notify
 from cloche.settings import Resolved
+from cloche.web.downloads.app import create_service
 from cloche.web.server import serve
-from cloche.web.service import create_service
 
 
 @click.command()
@@ -26,7 +26,7 @@ def service(resolved: Resolved) -> None:
       $ cloche service                               # http://localhost:8000
       $ cloche service -A proj.celery:app --set service.port=9000
     """
-    environment = join(resolved)
+    environment = join(with_pages(resolved, ("service",), "cloche service"))
     settings = environment.settings
     serve(
         lambda: create_service(environment.app, settings),

@@ -10,10 +10,16 @@ from typing import Any
 
 import click
 
-from cloche.cli.attach import Progress, count_of, launcher_of, write_outcome
-from cloche.cli.options import existing_option, json_option, settings_options
-from cloche.launch.client import Daemon, Launcher
-from cloche.launch.given import digests, given_workers
+from cloche.cli.attach import StackProgress, count_of, launcher_of, write_outcome
+from cloche.cli.options import (
+    PAGES,
+    existing_option,
+    json_option,
+    settings_options,
+    with_pages,
+)
+from cloche.errors import NotRunningError
+from cloche.launch.client import Daemon, Launcher, digests, given_workers
 from cloche.settings import Resolved, to_environ
 
 POOLS = ("auto", "prefork", "threads", "solo", "asyncio")
@@ -52,9 +58,9 @@ def start(
 
     \b
     Examples:
-      $ cloche start                                 # workers, scheduler, embedded broker
-      $ cloche start --all                           # the service and the dashboard, too
-      $ cloche start -A proj.celery:app mail beat    # only these, and what they need
+      $ cloche start                               # workers, scheduler, broker
+      $ cloche start --all                         # service and dashboard, too
+      $ cloche start -A proj.celery:app mail beat  # these and what they need
       $ cloche start --queue mail -c 8 -P threads --name mailer
       $ cloche start --foreground
 
@@ -62,24 +68,34 @@ def start(
     5 application, 6 database.
     """
     worker = _worker(name, queues, options)
+    pages = PAGES if everything else tuple(set(PAGES).intersection(names))
+    resolved = with_pages(resolved, pages, "--all" if everything else "its name")
     chosen: dict[str, Any] = {"names": names, "everything": everything, "worker": worker}
     if foreground:
         chosen["on_existing"] = on_existing
         sys.exit(_foreground(resolved, chosen, detached=detached))
     launcher = launcher_of(resolved)
-    begun = None
-    with launcher.starting():
-        if launcher.pid() is None:
-            begun = _begin(resolved, launcher, _arguments(chosen), on_existing, quiet=as_json)
-    request = {
-        "do": "start",
-        **chosen,
-        "app": resolved.settings.app,
-        "settings": digests(resolved.settings),
-        "workers": given_workers(resolved.settings),
-        "on_existing": None if begun else on_existing,
-    }
-    answer = launcher.ask(request, on_event=Progress(quiet=as_json))
+    progress = StackProgress(quiet=as_json)
+    while True:
+        launcher.directory.wait_stopped(lambda line: progress({"say": line}))
+        begun = None
+        with launcher.starting():
+            if launcher.pid() is None:
+                begun = _begin(resolved, launcher, _arguments(chosen), on_existing, quiet=as_json)
+        request = {
+            "do": "start",
+            **chosen,
+            "app": resolved.settings.app,
+            "settings": digests(resolved.settings),
+            "workers": given_workers(resolved.settings),
+            "on_existing": None if begun else on_existing,
+        }
+        try:
+            answer = launcher.ask(request, on_event=progress)
+            break
+        except NotRunningError:
+            if begun:
+                raise  # it was stopped meanwhile
     running = count_of(answer, "ready", "adopted")
     text = f"{running} running, kept by pid {answer['launcher']}; `cloche ps` shows them"
     write_outcome(answer, as_json=as_json, text=text)

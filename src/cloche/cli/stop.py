@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cloche.cli.attach import Progress, launcher_of, write_outcome
+from cloche.cli.attach import StackProgress, launcher_of, write_outcome
 from cloche.cli.options import json_option, settings_options
 from cloche.errors import NotRunningError, ProcessError
 from cloche.settings import Resolved
@@ -32,15 +32,15 @@ def stop(
 
     \b
     Examples:
-      $ cloche stop                                  # everything, also a `cloche up` elsewhere
-      $ cloche stop mail                             # this worker; the rest goes on
+      $ cloche stop                # everything, also a `cloche up` elsewhere
+      $ cloche stop mail           # this worker; the rest goes on
       $ cloche stop --now
-      $ cloche stop --existing                       # and workers that Cloche did not start
+      $ cloche stop --existing     # and workers that Cloche did not start
 
     Exit codes: 0 it is gone (also: nothing ran), 1 something would not stop, 2 settings.
     """
     launcher = launcher_of(resolved)
-    progress = Progress(quiet=as_json)
+    progress = StackProgress(quiet=as_json)
     request = {"do": "stop", "names": names, "now": now, "existing": existing}
     try:
         answer = launcher.ask(request, on_event=progress)
@@ -56,7 +56,7 @@ def stop(
 
 
 def _stop_others(
-    resolved: Resolved, names: tuple[str, ...], progress: Progress
+    resolved: Resolved, names: tuple[str, ...], progress: StackProgress
 ) -> tuple[dict[str, Any], str]:
     """Without a launcher: what others started."""
     find_and_stop: Callable[..., list[str]] = import_module("cloche.launch.discovery").stop_named

@@ -10,10 +10,11 @@ from typing import Any
 import click
 from celery import Celery
 
-from cloche.aio.check import runs_coroutines
+from cloche.aio.task import runs_coroutines
 from cloche.app import harden
 from cloche.app.registration import import_tasks, registration_problems
 from cloche.cli.options import json_option, settings_options
+from cloche.cli.table import columns, write_table
 from cloche.launch.environment import load_environment
 from cloche.launch.pools import queue_of
 from cloche.settings import Resolved
@@ -83,15 +84,18 @@ def registered(app: Celery, *, everything: bool = False) -> Iterator[Registered]
 
 
 def _write(found: list[Registered]) -> None:
-    heads = ("task", "module", "queue", "retries", "limits", "rate")
     rows = [
-        (one.name, one.module, one.queue or "?", _retries(one), _limits(one), one.rate_limit or "-")
+        {
+            "task": one.name,
+            "module": one.module,
+            "queue": one.queue or "?",
+            "retries": _retries(one),
+            "limits": _limits(one),
+            "rate": one.rate_limit or "-",
+        }
         for one in found
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    write_table(columns("task queue limits retries rate module"), rows)
 
 
 def _retries(one: Registered) -> str:

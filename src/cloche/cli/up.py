@@ -16,8 +16,8 @@ from cloche.cli.existing import ask_existing
 from cloche.cli.options import existing_option, settings_options
 from cloche.errors import BrokerError, PortTakenError
 from cloche.launch.broker import Answer
-from cloche.launch.on_existing import DEFAULT, OnExisting
-from cloche.launch.up import Up, Wanted
+from cloche.launch.existing import DEFAULT, OnExisting
+from cloche.launch.up import StackOptions, Up
 from cloche.process.output import Output
 from cloche.settings import Resolved, reload
 
@@ -52,7 +52,7 @@ def up(resolved: Resolved, reloads: bool, on_existing: OnExisting | None) -> Non
 
 def with_reload(resolved: Resolved) -> Resolved:
     """The settings of ``--reload``. Raises ExtraMissingError without watchfiles."""
-    import_module("cloche.launch.reloading")
+    import_module("cloche.launch.reload")
     return reload(resolved, cli={"reload.enabled": True})
 
 
@@ -63,7 +63,7 @@ def run_launcher(resolved: Resolved, chosen: Mapping[str, Any], *, detached: boo
     """
     worker = chosen.get("worker")
     answer: OnExisting | None = chosen.get("on_existing")
-    wanted = Wanted(
+    wanted = StackOptions(
         names=tuple(chosen.get("names", ())),
         everything=bool(chosen["everything"]),
         worker=(worker["name"], worker["options"]) if worker else None,
@@ -79,7 +79,7 @@ def run_launcher(resolved: Resolved, chosen: Mapping[str, Any], *, detached: boo
 
 def _run(
     resolved: Resolved,
-    wanted: Wanted,
+    wanted: StackOptions,
     stream: TextIO | None,
     interactive: bool,
     asking: bool,

@@ -9,7 +9,7 @@ import click
 
 from cloche.cli.options import settings_options
 from cloche.launch.environment import join
-from cloche.launch.workers import declared_workers, run_worker, undeclared_worker
+from cloche.launch.workers import any_worker, declared_workers, run_worker
 from cloche.settings import Resolved
 from cloche.settings.model import WorkerSettings
 
@@ -55,7 +55,7 @@ def worker(
     if "queues" in told:  # named here, they are not what the declared worker leaves to others
         told.setdefault("exclude_queues", ())
     declared = declared_workers(environment.settings)
-    base = declared.get(like or name) or undeclared_worker(environment.resolved)
+    base = declared.get(like or name) or any_worker(environment.settings)
     sys.exit(
         run_worker(
             environment,

@@ -9,7 +9,7 @@ from celery import Celery
 from kombu import Connection
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from cloche.broker.baton import server_of
+from cloche.broker.leader_lock import server_of
 from cloche.records import QueueSeen, WorkerSeen
 
 

@@ -11,6 +11,8 @@ from celery.backends.base import DisabledBackend, KeyValueStoreBackend
 from kombu.exceptions import ContentDisallowed, DecodeError
 from kombu.serialization import loads, prepare_accept_content
 
+from cloche.health.answers import readable
+from cloche.plain import json_value, said
 from cloche.records import TaskRun
 
 _ACCEPT = prepare_accept_content(["json"])
@@ -32,10 +34,10 @@ def read_run(app: Celery, task_id: str) -> tuple[TaskRun, Any] | None:
     try:
         meta = _meta(backend, task_id)
     except (ContentDisallowed, DecodeError, UnicodeDecodeError):
-        return TaskRun(id=task_id, name=None, state=UNREADABLE), None
+        return TaskRun.told(id=task_id, name=None, state=UNREADABLE), None
     if meta is None:
         return None
-    return _run(task_id, meta), _plain(meta.get("result"))
+    return _run(task_id, meta), json_value(meta.get("result"))
 
 
 def _meta(backend: Any, task_id: str) -> Mapping[str, Any] | None:
@@ -44,6 +46,8 @@ def _meta(backend: Any, task_id: str) -> Mapping[str, Any] | None:
         # when result_backend_always_retry is set.
         payload = backend.get(backend.get_key_for_task(task_id))
         return None if not payload else _decoded(backend, payload)
+    if not readable(backend):
+        return None
     backend.accept = backend.accept & _ACCEPT
     meta = backend._get_task_meta_for(task_id)
     if meta.get("status") == states.PENDING and meta.get("result") is None:
@@ -65,7 +69,7 @@ def _run(task_id: str, meta: Mapping[str, Any]) -> TaskRun:
     state = str(meta.get("status") or states.PENDING)
     failed = state in states.EXCEPTION_STATES
     result = meta.get("result")
-    return TaskRun(
+    return TaskRun.told(
         id=task_id,
         name=meta.get("name"),
         state=state,
@@ -77,7 +81,7 @@ def _run(task_id: str, meta: Mapping[str, Any]) -> TaskRun:
         exception=exception_text(result) if failed else None,
         traceback=_text(meta.get("traceback")),
         finished=_seconds(meta.get("date_done")),
-        retries=int(meta.get("retries") or 0),
+        retries=meta.get("retries") or 0,
     )
 
 
@@ -87,18 +91,9 @@ def exception_text(stored: object) -> str:
         return str(stored)
     message = stored.get("exc_message")
     parts = message if isinstance(message, list | tuple) else [message]
-    text = ", ".join(str(part) for part in parts if part not in (None, ""))
+    text = ", ".join(said(part) for part in parts if part not in (None, ""))
     kind = str(stored.get("exc_type") or "Exception")
     return f"{kind}: {text}" if text else kind
-
-
-def _plain(value: object) -> object:
-    """``value`` if JSON can carry it; what a backend rebuilt as an object, as its repr."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 def _text(value: object) -> str | None:

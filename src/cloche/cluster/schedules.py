@@ -3,51 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
 from celery import Celery
 from celery.beat import ScheduleEntry
 from celery.schedules import crontab
+from kombu import Connection
 
-from cloche.broker.baton import Server, bearer_of, server_of
-from cloche.broker.schedule_runs import Run, Runs
+from cloche.broker.connection.probe import reach
+from cloche.broker.leader_lock import LockServer, holder_of, server_of
+from cloche.broker.schedule_runs import Runs, ScheduledRun
+from cloche.records import ScheduleSeen, SchedulesSeen
 from cloche.settings import Settings
 
+#: Default queues that tell nothing of an application: Celery's, and that of ``create_app``.
+_USUAL = ("celery", "default")
 #: Missed runs counted at most.
-MOST = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleSeen:
-    """One schedule. Times are aware; ``last`` None: it never ran, ``next`` None: not known.
-
-    ``missed`` counts the runs that nobody has sent and that are later than ``beat.late``.
-    """
-
-    name: str
-    task: str
-    when: str
-    queue: str | None
-    source: str
-    next: datetime | None
-    last: datetime | None
-    missed: int
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulesSeen:
-    """All schedules, and the scheduler that sends them (None: nobody; unknown off Redis)."""
-
-    schedules: tuple[ScheduleSeen, ...]
-    scheduler: str | None
-    known: bool
+MAX_MISSED = 1000
 
 
 def beat_name(app: Celery, settings: Settings) -> str:
-    """The name under which schedulers exclude each other, as a key of ours ends."""
-    return f"beat:{settings.beat.name or app.main or settings.app}"
+    """The name under which schedulers exclude each other, as a key of ours ends.
+
+    Many applications are called ``tasks`` or ``app``. Two that share a broker have queues of
+    their own, or they would take each other's tasks.
+    """
+    if settings.beat.name:
+        return f"beat:{settings.beat.name}"
+    queue = app.conf.task_default_queue
+    return f"beat:{app.main or settings.app}" + ("" if queue in _USUAL else f":{queue}")
 
 
 def next_run(schedule: Any, last: datetime) -> datetime:
@@ -63,40 +49,41 @@ def next_run(schedule: Any, last: datetime) -> datetime:
 
 
 def missed_runs(schedule: Any, last: datetime, until: datetime) -> int:
-    """Runs due after ``last`` and before ``until``, counted up to :data:`MOST`."""
+    """Runs due after ``last`` and before ``until``, counted up to :data:`MAX_MISSED`."""
     if hasattr(schedule, "run_every"):
         found = int((until - last).total_seconds() // max(schedule.seconds, 1e-3))
-        return max(0, min(found, MOST))
+        return max(0, min(found, MAX_MISSED))
     count = 0
-    while count < MOST and (due := next_run(schedule, last)) < until and due > last:
+    while count < MAX_MISSED and (due := next_run(schedule, last)) < until and due > last:
         count, last = count + 1, due
     return count
 
 
-def schedules_seen(app: Celery, settings: Settings) -> SchedulesSeen:
-    """Read them now. Raises the connection's own errors."""
+def schedules_seen(
+    app: Celery, settings: Settings, connection: Connection | None = None
+) -> SchedulesSeen:
+    """Read them now, through ``connection`` if there is one. Raises the connection's own errors."""
     entries = {
         name: ScheduleEntry(**{**entry, "name": name, "app": app})
         for name, entry in app.conf.beat_schedule.items()
         if isinstance(entry, Mapping)
     }
-    with app.connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
-        server = server_of(connection)
-        runs, bearer = _state(server, beat_name(app, settings)) if server else ({}, None)
+    with nullcontext(connection) if connection else app.connection_for_read() as used:
+        server = server_of(reach(used))
+        runs, holder = _state(server, beat_name(app, settings)) if server else ({}, None)
     now, late = app.now(), timedelta(seconds=settings.beat.late)
     seen = tuple(
         _seen(entry, runs.get(name), now - late, settings) for name, entry in entries.items()
     )
-    return SchedulesSeen(seen, bearer, server is not None)
+    return SchedulesSeen(seen, holder, server is not None)
 
 
-def _state(server: Server, name: str) -> tuple[dict[str, Run], str | None]:
-    return Runs(server, name).read(), bearer_of(server, name)
+def _state(server: LockServer, name: str) -> tuple[dict[str, ScheduledRun], str | None]:
+    return Runs(server, name).read(), holder_of(server, name)
 
 
 def _seen(
-    entry: ScheduleEntry, run: Run | None, until: datetime, settings: Settings
+    entry: ScheduleEntry, run: ScheduledRun | None, until: datetime, settings: Settings
 ) -> ScheduleSeen:
     return ScheduleSeen(
         name=entry.name,
@@ -107,6 +94,8 @@ def _seen(
         next=next_run(entry.schedule, run.at) if run else None,
         last=run.at if run and run.count else None,
         missed=missed_runs(entry.schedule, run.at, until) if run else 0,
+        # Schedulers with tables of their own know more than the configuration says.
+        known=run is not None or settings.beat.scheduler is not None,
     )
 
 

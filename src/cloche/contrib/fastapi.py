@@ -28,13 +28,13 @@ from fastapi.params import Depends as Dependency
 from cloche.database import Database
 from cloche.errors import ClocheError
 from cloche.logs.context import settle, within
-from cloche.logs.logger import ExecutionLogger
-from cloche.logs.read import LogReader
+from cloche.logs.read.reader import LogReader
+from cloche.logs.write.logger import ExecutionLogger
 from cloche.settings import Settings
 from cloche.settings.of_app import settings_of
-from cloche.web.logs_api import PATHS, LogsApi
-from cloche.web.logs_live import LogStreams
-from cloche.web.logs_query import parameters
+from cloche.web.logs.api import PATHS, LogsApi
+from cloche.web.logs.live import LogStreams
+from cloche.web.openapi import log_operation
 
 #: A lifespan of somebody else, with or without state, and ours, which always has some.
 Other: TypeAlias = (
@@ -44,13 +44,6 @@ Other: TypeAlias = (
 Ours: TypeAlias = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 #: A run id from outside is written to the log as it is: a plain word, not too long.
 _RUN_ID = re.compile(r"[\w.:@/+-]{1,200}")
-#: Parameters of an endpoint besides the filter's.
-_PARAMETERS = {
-    "page": ("limit", "before", "after"),
-    "export": ("format",),
-    "live": ("after",),
-}
-_WITHOUT_FILTER = frozenset({"trace", "show"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +135,7 @@ def logs_router(
             response_class=Response,
             summary=f"Logs: {path.replace(':path', '') or 'records'}",
             description=getattr(LogsApi, name).__doc__,
-            openapi_extra={"parameters": _documented(path, name)},
+            openapi_extra=log_operation(path, name),
         )
     return router
 
@@ -152,16 +145,6 @@ def _endpoint(name: str) -> Callable[[Request], Any]:
         return await _parts(request).api.endpoint(name)(request)
 
     return endpoint
-
-
-def _documented(path: str, name: str) -> list[dict[str, object]]:
-    inside = [
-        {"name": part, "in": "path", "required": True, "schema": {"type": "string"}}
-        for part in re.findall(r"{(\w+)", path)
-    ]
-    if name in _WITHOUT_FILTER:
-        return inside
-    return [*inside, *parameters(*_PARAMETERS.get(name, ()))]
 
 
 async def _in_thread(close: Callable[[], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from cloche.database.failures import explained
+from cloche.database.failures import explained, shown_url
 from cloche.database.schema import upgrade
 from cloche.errors import DatabaseError
-from cloche.outages import Voice
+from cloche.outages import OutageReporter
+from cloche.plain import search_words
+from cloche.process_local import Process, ProcessLocal, here
 from cloche.settings import Settings
 
 #: Seconds a writer waits for another process's write transaction.
@@ -36,10 +37,10 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.url = _url(settings)
-        self._lock = threading.Lock()
+        self._lock = ProcessLocal(threading.Lock)
         self._engine: Engine | None = None
-        self._pid = 0
-        self._voice = Voice(
+        self._process: Process | None = None
+        self._voice = OutageReporter(
             "the database",
             self._answers,
             "what needs it fails or is retried",
@@ -48,13 +49,12 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """This process's engine."""
-        with self._lock:
+        with self._lock.get():
             if self._engine is None:
-                self._engine = _engine(self.url)
-            elif self._pid != os.getpid():
+                self._engine = engine_of(self.url)
+            elif self._process is not here():
                 self._engine.dispose(close=False)
-            self._pid = os.getpid()
+            self._process = here()
             return self._engine
 
     @contextmanager
@@ -103,7 +103,7 @@ class Database:
     def close(self) -> None:
         """Close this process's idle connections; the next use opens new ones."""
         self._voice.rest()
-        if self._engine is not None and self._pid == os.getpid():
+        if self._engine is not None and self._process is here():
             self._engine.dispose()
 
 
@@ -124,13 +124,14 @@ def _url(settings: Settings) -> URL:
     if kind == "sqlite" and url.database not in (None, "", ":memory:"):
         return url
     raise DatabaseError(
-        f"Downloads and history cannot be kept in {url.render_as_string()}.",
+        f"Downloads and history cannot be kept in {shown_url(url)}.",
         why="Several processes share them, in a SQLite file or in PostgreSQL.",
         fix="Set database.url to postgresql://… or sqlite:///file.db, or leave it unset.",
     )
 
 
-def _engine(url: URL) -> Engine:
+def engine_of(url: URL) -> Engine:
+    """An engine with the options that fit the database. Raises DatabaseError."""
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
     try:
@@ -167,6 +168,8 @@ def _sqlite(url: URL) -> Engine:
 def _prepare(connection: object, _entry: ConnectionPoolEntry) -> None:
     """Make the transactions ours (the driver would begin none before DDL), and durable."""
     connection.isolation_level = None  # type: ignore[attr-defined]
+    # The text index of the log is made with it (migration 0003).
+    connection.create_function("cloche_words", 1, search_words, deterministic=True)  # type: ignore[attr-defined]
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")  # type: ignore[attr-defined]
 

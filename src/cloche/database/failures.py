@@ -10,6 +10,7 @@ from sqlalchemy.exc import DatabaseError as SqlError
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from cloche.errors import DatabaseError
+from cloche.settings import hide_passwords, mask_url
 
 #: What a driver's message contains, what that means, what mends it.
 #: SQLite: https://sqlite.org/rescode.html; PostgreSQL: libpq and server messages.
@@ -86,10 +87,15 @@ def explained(url: URL) -> Iterator[None]:
         raise explanation(url, str(error.orig)) from error
 
 
+def shown_url(url: URL) -> str:
+    """Where the database is, without passwords: those of the query, too."""
+    return mask_url(url.render_as_string(hide_password=False))
+
+
 def explanation(url: URL, message: str) -> DatabaseError:
     """A driver's complaint as an error of ours."""
-    shown = url.render_as_string(hide_password=True)
-    why = " ".join(message.split())
+    shown = shown_url(url)
+    why = hide_passwords(" ".join(message.split()))
     for sign, meaning, fix in _KNOWN:
         if sign in message.lower():
             return DatabaseError(f"The database {shown} {meaning}.", why=why, fix=fix)

@@ -6,6 +6,7 @@ listener keeps its gaps, and whoever shows the tasks can say what it does not kn
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -17,8 +18,11 @@ from celery.events import EventReceiver
 from celery.events.state import State, Task
 
 from cloche.backoff import Backoff
+from cloche.broker.connection.probe import reach
+from cloche.plain import moment
 from cloche.records import Gap, TaskRun
 
+_log = logging.getLogger(__name__)
 _BACKOFF = Backoff(first=0.5, limit=10.0, jitter=0.2)
 _FINISHED = ("succeeded", "failed", "revoked", "rejected")
 
@@ -99,7 +103,7 @@ class LiveTasks:
     def _tasks(self) -> list[Task]:
         """By the time of the last event, newest first; called with the state frozen."""
         return sorted(
-            self._state.tasks.values(), key=lambda task: task.timestamp or 0.0, reverse=True
+            self._state.tasks.values(), key=lambda task: moment(task.timestamp) or 0.0, reverse=True
         )
 
     def _run(self) -> None:
@@ -115,7 +119,7 @@ class LiveTasks:
 
     def _listen(self) -> None:
         with self.app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
+            reach(connection)
             receiver = EventReceiver(connection, {"*": self._on_event}, app=self.app)
             receiver.on_consume_ready = self._on_ready
             receiver.on_iteration = self._on_iteration
@@ -138,7 +142,11 @@ class LiveTasks:
             self._receiver.should_stop = True
 
     def _on_event(self, event: dict[str, Any]) -> None:
-        self._state.event(event)
+        try:
+            self._state.event(event)
+        except Exception as error:  # noqa: BLE001 (anybody may publish one)
+            _log.debug("an event that cannot be understood: %r", error)
+            return
         self._version += 1
         if self._tell is not None:
             self._tell(event, self._state.tasks.get(event.get("uuid")))
@@ -154,11 +162,12 @@ class LiveTasks:
 def run_from(task: Task) -> TaskRun:
     """What Celery's event state knows of a task, as a ``TaskRun``."""
     known = task.__dict__
-    finished = max((known[name] for name in _FINISHED if known.get(name)), default=None)
-    runtime = task.runtime
-    if runtime is None and finished and task.started:
-        runtime = max(0.0, finished - task.started)  # only task-succeeded carries it
-    return TaskRun(
+    ends = [moment(known.get(name)) for name in _FINISHED]
+    finished = max((end for end in ends if end), default=None)
+    started, runtime = moment(task.started), task.runtime
+    if runtime is None and finished and started:
+        runtime = max(0.0, finished - started)  # only task-succeeded carries it
+    return TaskRun.told(
         id=task.uuid,
         name=task.name,
         state=task.state,
@@ -171,8 +180,8 @@ def run_from(task: Task) -> TaskRun:
         traceback=task.traceback,
         sent=task.sent,
         received=task.received,
-        started=task.started,
+        started=started,
         finished=finished,
         runtime=runtime,
-        retries=int(task.retries or 0),
+        retries=task.retries or 0,
     )

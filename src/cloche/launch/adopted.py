@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from cloche.launch.declared import Declared, node_of
-from cloche.launch.existing import ExistingWorker
-from cloche.launch.on_existing import Say, stop_signals
-from cloche.process.outside import stop_outside
+from cloche.cluster.existing import ExistingWorker
+from cloche.launch.existing import Say, stop_signals
+from cloche.launch.workers import Declared, node_of
+from cloche.process.unsupervised import stop_unsupervised
 from cloche.settings.model import StopSettings
 
-_LOOK = 1.0
+_LOOK_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,6 @@ class Adopted:
 
     @property
     def name(self) -> str:
-        """What commands call it."""
         return self.label or self.worker.name
 
 
@@ -90,12 +89,10 @@ class Watch:
         return self._adopted.get(name)
 
     def add(self, adopted: Sequence[Adopted]) -> None:
-        """Watch these as well."""
         self._adopted.update({one.name: one for one in adopted})
         self.start()
 
     def start(self) -> None:
-        """Begin to look."""
         if self._adopted and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._run(), name="adopted workers")
 
@@ -108,7 +105,7 @@ class Watch:
         """Stop one, gracefully or (``now``) at once. False if it would not go."""
         one = self._adopted.pop(name)
         signals = () if now else self._signals
-        return await asyncio.to_thread(stop_outside, one.worker.identity, signals, self._say)
+        return await asyncio.to_thread(stop_unsupervised, one.worker.identity, signals, self._say)
 
     async def stop_all(self, *, now: bool = False) -> None:
         """Stop every one, all at the same time."""
@@ -116,7 +113,7 @@ class Watch:
 
     async def _run(self) -> None:
         while self._adopted:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOOK_INTERVAL)
             for one in self:
                 if not one.worker.identity.alive():
                     del self._adopted[one.name]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloche.backoff import Backoff
-from cloche.broker.choice import Choice, choose
-from cloche.broker.embedded import EmbeddedBroker
-from cloche.broker.probe import probe_with_retries
+from cloche.broker.connection.choice import Choice, choose
+from cloche.broker.connection.probe import probe_with_retries
+from cloche.broker.embedded.broker import EmbeddedBroker
 from cloche.errors import BrokerError
 from cloche.process.interrupt import Interrupt
 from cloche.process.spec import ProcessSpec
@@ -32,7 +32,7 @@ _LOADING = 300.0
 
 
 @dataclass(frozen=True)
-class Broker:
+class SettledBroker:
     """The broker of this run. ``survives`` says whether messages outlive a stop of it."""
 
     url: str
@@ -41,7 +41,7 @@ class Broker:
     embedded: EmbeddedBroker | None = None
 
 
-def settle_broker(settings: Settings, say: Say, ask: Ask | None = None) -> Broker:
+def resolve_broker(settings: Settings, say: Say, ask: Ask | None = None) -> SettledBroker:
     """Choose the broker and make sure it works: asked up to ``broker.start_tries`` times.
 
     ``ask`` (a terminal) is asked what to do when it does not; without it BrokerError is
@@ -64,7 +64,7 @@ def settle_broker(settings: Settings, say: Say, ask: Ask | None = None) -> Broke
                 wanted = wanted.model_copy(update={"embedded": "always"})
 
 
-def _asked(choice: Choice, wanted: BrokerSettings, say: Say) -> Broker:
+def _asked(choice: Choice, wanted: BrokerSettings, say: Say) -> SettledBroker:
     url = plain_url(choice.url or "")
 
     def failed(attempt: int, error: BrokerError, delay: float) -> None:
@@ -80,15 +80,15 @@ def _asked(choice: Choice, wanted: BrokerSettings, say: Say) -> Broker:
             socket_timeout=wanted.socket_timeout,
             sleep=interrupt.sleep,
         )
-    return Broker(url, f"{choice.kind} {facts.server} at {facts.url}", facts.persistent)
+    return SettledBroker(url, f"{choice.kind} {facts.server} at {facts.url}", facts.persistent)
 
 
-def _embedded(choice: Choice, embedded: EmbeddedBroker, say: Say) -> Broker:
+def _embedded(choice: Choice, embedded: EmbeddedBroker, say: Say) -> SettledBroker:
     reclaimed = embedded.reclaim()
     if reclaimed is not None:
         say(reclaimed.describe())
     embedded.command()  # so that port and password are settled, and what is wrong is told now
-    return Broker(embedded.url, choice.describe(), embedded.survives, embedded)
+    return SettledBroker(embedded.url, choice.describe(), embedded.survives, embedded)
 
 
 def broker_spec(embedded: EmbeddedBroker) -> ProcessSpec:

@@ -6,6 +6,8 @@ Imports no Celery: `cloche start`, when all runs already, is a question over a s
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -21,10 +23,12 @@ from cloche.process import table
 from cloche.process.control import SOCKET, Fields, call
 from cloche.process.identity import Identity
 from cloche.process.run_directory import RunDirectory
+from cloche.settings import Settings
 
 #: Seconds a living launcher may take until it can be asked: it imports the application and
 #: tries the broker first.
-PATIENCE = 120.0
+ANSWER_TIMEOUT = 120.0
+
 _TICK = 0.05
 
 Event = Callable[[Fields], None]
@@ -54,7 +58,7 @@ class Launcher:
         *,
         on_event: Event | None = None,
         timeout: float | None = None,
-        patience: float = PATIENCE,
+        patience: float = ANSWER_TIMEOUT,
     ) -> Fields:
         """Ask it. Waits ``patience`` seconds while it is being started.
 
@@ -95,7 +99,7 @@ class Launcher:
         if self._path.is_dir():
             directory = self.directory
             try:
-                directory.lock()
+                directory.lock(say=say)
             except ProcessError:
                 if directory.owner() is None:
                     raise
@@ -141,7 +145,10 @@ class Daemon:
         own = (table.INSTANCE, table.PROCESS)
         with errors.open("ab") as log:
             popen = subprocess.Popen(
-                [sys.executable, "-m", "cloche", "start", "--foreground", "--detached", *arguments],
+                [
+                    *(sys.executable, "-P", "-m", "cloche"),
+                    *("start", "--foreground", "--detached", *arguments),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -195,3 +202,32 @@ class Daemon:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def given_workers(settings: Settings) -> dict[str, Any]:
+    """The declared workers as plain fields, only those somebody set."""
+    return {
+        name: worker.model_dump(mode="json", exclude_unset=True)
+        for name, worker in settings.workers.items()
+    }
+
+
+def digests(settings: Settings) -> dict[str, str]:
+    """Each setting a launcher cannot change while it runs, as a hash: compared, never shown."""
+    dumped = settings.model_dump(mode="python", exclude={"workers", "app", "run_dir"})
+    return {
+        key: hashlib.sha256(_revealed(value).encode()).hexdigest() for key, value in _flat(dumped)
+    }
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, (*path, str(key)))
+    else:
+        yield ".".join(path), value
+
+
+def _revealed(value: Any) -> str:
+    secret = getattr(value, "get_secret_value", None)
+    return json.dumps(secret() if secret is not None else value, default=str)

@@ -7,26 +7,26 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from cloche.errors import CrashLoopError, ProcessError
-from cloche.launch.declared import node_of
-from cloche.launch.given import digests, given_workers
-from cloche.launch.rows import listing, tasks_of
-from cloche.launch.stack import Stack
+from cloche.cluster.processes import processes_seen, tasks_of
+from cloche.errors import CrashLoopError, NotRunningError, ProcessError
+from cloche.launch.client import digests, given_workers
+from cloche.launch.stack import RunningStack
+from cloche.launch.workers import node_of
 from cloche.process.control import Emit, Fields, Handler
-from cloche.process.deaf import DeafWorkers
+from cloche.process.events import RestartedWorkers
 from cloche.process.status import ProcessState, ProcessStatus
-from cloche.settings import Resolved, reload
+from cloche.settings import OriginCandidate, Resolved, reload, to_environ
 
 #: Seconds between two words about what a stop waits for.
 _REMIND = 1.0
 
 
-class Commands:
+class ControlCommands:
     """The handlers of one launcher. ``given`` is what it was started with; ``end`` stops
     everything (``now``: at once)."""
 
     def __init__(
-        self, stack: Stack, given: Resolved, end: Callable[[bool], Awaitable[None]]
+        self, stack: RunningStack, given: Resolved, end: Callable[[bool], Awaitable[None]]
     ) -> None:
         self._stack = stack
         self._given = given
@@ -44,6 +44,7 @@ class Commands:
             "ps": self.ps,
             "ready": self.ready,
             "ping": self.ping,
+            "given": self.given,
         }
 
     def _noted(self, handler: Handler, key: str) -> Handler:
@@ -61,6 +62,8 @@ class Commands:
     async def start(self, request: Fields, emit: Emit) -> Fields:
         """``names``, ``everything``, ``worker`` (name and options), ``settings`` (digests),
         ``workers`` (as the client's settings declare them)."""
+        if self._stack.supervisor.stopping:
+            raise NotRunningError("the launcher is stopping")  # who asks waits, and starts another
         self._same_application(request)
         with self._stack.hearing(_teller(emit)):
             await self._take_settings(request, emit)
@@ -117,18 +120,30 @@ class Commands:
             *(node_of(one.name) for one in statuses if _worker_ready(one, stack)),
             *(one.worker.name for one in adopted),
         ]
-        deaf = DeafWorkers(stack.plan.settings.run_dir.absolute()).lately(time.time())
-        seen = await asyncio.to_thread(listing, stack.plan.app, statuses, adopted, expected, deaf)
+        hung = RestartedWorkers(stack.plan.settings.run_dir.absolute()).lately(time.time())
+        seen = await asyncio.to_thread(
+            processes_seen,
+            stack.plan.app,
+            statuses,
+            [(one.name, one.worker) for one in adopted],
+            expected,
+            hung,
+        )
         return {
             "launcher": os.getpid(),
             "app": stack.plan.settings.app,
-            "processes": [row.fields() for row in seen.rows],
+            "processes": [row.fields() for row in seen.processes],
             "gaps": list(seen.gaps),
         }
 
     async def ping(self, request: Fields, emit: Emit) -> Fields:
         """Whether the first start has come to its end."""
         return {"started": self.started}
+
+    async def given(self, request: Fields, emit: Emit) -> Fields:
+        """The application and the settings it was started with, as variables."""
+        app = {"app": OriginCandidate(self._given.settings.app, self._given.origin("app"))}
+        return {"environ": to_environ({**app, **self._given.overrides(variables=True)})}
 
     async def ready(self, request: Fields, emit: Emit) -> Fields:
         """Whether all (``names``: these) that were started are ready. Raises CrashLoopError
@@ -224,5 +239,5 @@ def _teller(emit: Emit) -> Callable[[ProcessStatus], None]:
     return tell
 
 
-def _worker_ready(status: ProcessStatus, stack: Stack) -> bool:
+def _worker_ready(status: ProcessStatus, stack: RunningStack) -> bool:
     return status.group in stack.plan.workers and status.state is ProcessState.READY

@@ -7,14 +7,13 @@ from typing import Any
 
 from celery import Celery
 
-from cloche.broker.choice import find_local
+from cloche.cluster.existing import ExistingWorker, existing_workers
+from cloche.cluster.processes import processes_seen
 from cloche.launch.client import Launcher
-from cloche.launch.environment import agree, load_environment, running_embedded
-from cloche.launch.existing import ExistingWorker, existing_workers
-from cloche.launch.on_existing import Say, stop_workers
+from cloche.launch.environment import agree, known_broker, load_environment
+from cloche.launch.existing import Say, stop_workers
 from cloche.launch.pools import import_own_modules
-from cloche.launch.rows import listing
-from cloche.settings import Resolved, Settings, load
+from cloche.settings import Resolved, load
 from cloche.settings.model import StopSettings
 
 
@@ -33,7 +32,7 @@ def discover_existing_workers(
         if found is None:
             return ()
         app = found
-    return existing_workers(app, timeout=timeout)
+    return existing_workers(app, import_own_modules, timeout=timeout)
 
 
 def stop_all_existing_workers(
@@ -61,7 +60,7 @@ def stop_all_existing_workers(
 def stop_named(resolved: Resolved, names: Sequence[str], say: Say) -> list[str]:
     """Stop existing workers by node name (none: all), where no launcher runs; their names."""
     app = application(resolved)
-    found = existing_workers(app) if app is not None else ()
+    found = existing_workers(app, import_own_modules) if app is not None else ()
     chosen = [one for one in found if not names or one.name in names]
     stop_workers(chosen, resolved.settings.stop, say)
     return [one.name for one in chosen]
@@ -74,8 +73,8 @@ def seen(resolved: Resolved) -> dict[str, Any]:
     if app is None:
         return {**nothing, "gaps": []}
     import_own_modules(app)
-    found = listing(app)
-    return {**nothing, "processes": [r.fields() for r in found.rows], "gaps": list(found.gaps)}
+    found = processes_seen(app)
+    return {**nothing, "processes": [r.fields() for r in found.processes], "gaps": list(found.gaps)}
 
 
 def application(resolved: Resolved) -> Celery | None:
@@ -86,15 +85,6 @@ def application(resolved: Resolved) -> Celery | None:
     environment = load_environment(resolved)
     url = known_broker(environment.settings)
     return None if url is None else agree(environment, url).app
-
-
-def known_broker(settings: Settings) -> str | None:
-    """The broker a stack would use that runs now: configured, embedded, or local."""
-    if settings.broker.url is not None and settings.broker.embedded != "always":
-        return settings.broker.url.get_secret_value()
-    return running_embedded(settings) or (
-        find_local() if settings.broker.embedded == "auto" else None
-    )
 
 
 def _resolved(app: str | None) -> Resolved:

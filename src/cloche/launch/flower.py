@@ -14,6 +14,7 @@ from cloche.errors import ExtraMissingError
 from cloche.launch.environment import join
 from cloche.process.port import claim
 from cloche.settings import Resolved, reload
+from cloche.settings.celery_keys import plain_url
 
 USER = "cloche"
 _FILE = "flower.password"
@@ -41,6 +42,10 @@ def run_flower(resolved: Resolved, *, host: str, port: int, say: Callable[[str],
         f"Flower on http://{host}:{port}, user {USER}, password " + (password if new else "as ever")
     )
     say(f"the password is in {path}; delete the file for another one")
+    # As `celery -b` does it; Flower runs no task of the project, but imports it.
+    os.environ["CELERY_BROKER_URL"] = plain_url(environment.app.conf.broker_read_url)
+    # An application that hardens itself would put it through Cloche's transport again.
+    os.environ["CLOCHE_BROKER__TRANSPORT"] = "stock"
     os.environ["FLOWER_BASIC_AUTH"] = f"{USER}:{password}"  # not in the list of processes
     command = [
         *(sys.executable, "-m", "celery", "-A", environment.settings.app, "flower"),

@@ -13,7 +13,7 @@ from http.client import HTTPConnection, HTTPException
 from celery import Celery
 
 from cloche.backoff import Backoff
-from cloche.launch.declared import Declared, declared, node_of
+from cloche.launch.workers import Declared, declared, node_of
 from cloche.process.spec import ProcessSpec
 from cloche.settings import Settings
 from cloche.settings.model import WebSettings
@@ -88,7 +88,6 @@ class Plan:
         )
 
     def others(self) -> Iterator[ProcessSpec]:
-        """Scheduler and web servers."""
         if self.settings.beat.enabled:
             yield _beat(self.environ, self._needs)
         for name, web in self.webs().items():
@@ -118,7 +117,8 @@ def page_url(web: WebSettings) -> str:
 
 
 def _cloche(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "cloche", *arguments)
+    # -P: as with `celery`, no module of the project comes before Python's own.
+    return (sys.executable, "-P", "-m", "cloche", *arguments)
 
 
 def _beat(environ: Mapping[str, str], needs: tuple[str, ...]) -> ProcessSpec:
@@ -182,7 +182,7 @@ class PageReady:
         return await asyncio.to_thread(self._answers)
 
     def _answers(self) -> bool:
-        # The standard library's client: httpx would cost every start 0.15 s.
+        # The standard library's client: httpx2 would cost every start 0.15 s.
         host = "127.0.0.1" if self.web.host in ("0.0.0.0", "") else self.web.host  # noqa: S104
         connection = HTTPConnection(host, self.web.port, timeout=2)
         try:

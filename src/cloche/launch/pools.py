@@ -8,18 +8,21 @@ from collections.abc import Iterator, Sequence
 
 from celery import Celery, Task, signals
 
-from cloche.aio.check import refuse_unawaited, runs_coroutines
+from cloche.aio.task import refuse_unawaited, runs_coroutines
 from cloche.app import consumed_queues
-from cloche.errors import SettingsError
-from cloche.settings.model import WorkerSettings
+from cloche.app.loading import broken_task_module
+from cloche.errors import ClocheError, SettingsError
+from cloche.settings.model import Settings, WorkerSettings
 
 #: Pools of ours, by our name or by Celery's for the one they stand for.
 IMPLEMENTATIONS = {
     "asyncio": "cloche.aio.pool:TaskPool",
-    "threads": "cloche.app.thread:TaskPool",
-    "prefork": "cloche.app.prefork:TaskPool",
-    "solo": "cloche.app.solo:TaskPool",
+    "threads": "cloche.worker.threads:ThreadsPool",
+    "prefork": "cloche.worker.prefork:PreforkPool",
+    "solo": "cloche.worker.solo:SoloPool",
 }
+#: Pools of Celery's that patch the standard library at the start of a process.
+GREEN = ("gevent", "eventlet")
 #: Processes of a prefork worker that says nothing else: one per core, at most this many.
 MOST_PREFORK = 4
 #: Tasks at once in a threads worker that says nothing else.
@@ -45,14 +48,14 @@ def queues_of(app: Celery, worker: WorkerSettings) -> tuple[str, ...]:
     return queues
 
 
-def settle(app: Celery, worker: WorkerSettings) -> WorkerSettings:
+def resolve_worker(app: Celery, worker: WorkerSettings) -> WorkerSettings:
     """``worker`` with what it leaves open: pool, concurrency, processes, recycling.
 
     The task modules must be imported. Raises SettingsError without a queue, and
     CoroutineTaskError for an ``async def`` that its pool would not await.
     """
     tasks = tuple(tasks_of(app, queues_of(app, worker)))
-    pool = pool_for(tasks) if worker.pool == "auto" else worker.pool
+    pool = (own_pool(app, worker) or pool_for(tasks)) if worker.pool == "auto" else worker.pool
     if pool != "asyncio":
         refuse_unawaited(tasks)
     update: dict[str, object] = {"pool": pool, "concurrency": worker.concurrency or at_once(pool)}
@@ -64,17 +67,41 @@ def settle(app: Celery, worker: WorkerSettings) -> WorkerSettings:
 
 
 def foreseen(app: Celery, worker: WorkerSettings) -> WorkerSettings:
-    """:func:`settle` for a launcher, which imports the application's modules for it.
+    """:func:`resolve_worker` for a launcher, which imports the application's modules for it.
 
     Whatever is wrong with them is for the worker to tell, in its own log.
     """
     try:
         import_own_modules(app)
-        return settle(app, worker)
+        return resolve_worker(app, worker)
     except Exception:  # noqa: BLE001 (any code of theirs)
-        pool = "prefork" if worker.pool == "auto" else worker.pool
+        pool = (own_pool(app, worker) or "prefork") if worker.pool == "auto" else worker.pool
         update = {"pool": pool, "concurrency": worker.concurrency or at_once(pool)}
         return worker.model_copy(update={**update, "processes": worker.processes or 1})
+
+
+def own_pool(app: Celery, worker: WorkerSettings) -> str | None:
+    """The pool of the application's ``worker_pool`` where it is none of ours by name.
+
+    A class of its own is used as it is. Green threads would have to be in place before the
+    first import: threads, which overlap waiting as they do, stand in for them.
+    """
+    if "pool" in worker.model_fields_set or not app.conf.value_set_for("worker_pool"):
+        return None
+    name = app.conf.worker_pool
+    if not isinstance(name, str):
+        return f"{name.__module__}:{name.__qualname__}"
+    return "threads" if name.partition(":")[0].rpartition(".")[2] in GREEN else name
+
+
+def pool_note(app: Celery, settings: Settings) -> str:
+    """A sentence where the application's ``worker_pool`` is not what it gets; or none."""
+    if own_pool(app, WorkerSettings().on(settings.worker)) != "threads":
+        return ""
+    return (
+        f"worker_pool = {app.conf.worker_pool!r}: Cloche has no such pool and takes threads; "
+        "worker.pool (or -P) chooses another one"
+    )
 
 
 def pool_for(tasks: Sequence[Task]) -> str:
@@ -96,11 +123,19 @@ def tasks_of(app: Celery, queues: Sequence[str]) -> Iterator[Task]:
 
 
 def import_own_modules(app: Celery) -> None:
-    """What ``import_default_modules`` imports, without Celery's and our own modules."""
-    signals.import_modules.send(sender=app)
-    for name in (*app.conf.imports, *app.conf.include):
-        if name.partition(".")[0] not in ("celery", "cloche"):
-            importlib.import_module(name)
+    """What ``import_default_modules`` imports, without Celery's and our own modules.
+
+    Raises AppError with the traceback of one that fails.
+    """
+    try:
+        signals.import_modules.send(sender=app)
+        for name in (*app.conf.imports, *app.conf.include):
+            if name.partition(".")[0] not in ("celery", "cloche"):
+                importlib.import_module(name)
+    except ClocheError:
+        raise
+    except Exception as error:
+        raise broken_task_module(error) from error
 
 
 def at_once(pool: str) -> int:

@@ -9,13 +9,14 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from cloche.cluster.existing import existing_workers
 from cloche.errors import ProcessError
 from cloche.launch.adopted import Adopted
-from cloche.launch.declared import declared, from_options
-from cloche.launch.existing import existing_workers
-from cloche.launch.on_existing import OnExisting, Say, settle
+from cloche.launch.existing import OnExisting, Say, resolve_existing
 from cloche.launch.plan import Plan
-from cloche.launch.roster import Roster
+from cloche.launch.pools import import_own_modules
+from cloche.launch.worker_set import WorkerSet
+from cloche.launch.workers import declared, from_options
 from cloche.process.port import claim
 from cloche.process.status import ProcessStatus
 from cloche.settings import to_environ
@@ -26,22 +27,21 @@ Hear = Callable[[ProcessStatus], None]
 SINGLE = ("broker", "beat", "service", "dashboard")
 
 
-class Stack:
+class RunningStack:
     """The processes of one launcher by the names people use: a worker's name means all of
     its processes. Changes take turns; a stop of everything waits for nobody."""
 
-    def __init__(self, roster: Roster, say: Say) -> None:
-        self.roster = roster
-        self.supervisor = roster.supervisor
-        self.watch = roster.watch
+    def __init__(self, worker_set: WorkerSet, say: Say) -> None:
+        self.worker_set = worker_set
+        self.supervisor = worker_set.supervisor
+        self.watch = worker_set.watch
         self.say = say
         self._turn = asyncio.Lock()
         self._hearing: list[Hear] = []
 
     @property
     def plan(self) -> Plan:
-        """What is declared now."""
-        return self.roster.plan
+        return self.worker_set.plan
 
     @contextmanager
     def hearing(self, hear: Hear) -> Any:
@@ -76,8 +76,8 @@ class Stack:
         async with self._turn:
             if name in SINGLE:
                 raise ProcessError(f"{name} is not a worker", fix="choose another --name")
-            self.roster.optional.add(name)
-            await self.roster.become(one)
+            self.worker_set.optional.add(name)
+            await self.worker_set.become(one)
 
     async def redeclare(self, workers: Mapping[str, Any], *, own: Mapping[str, Any]) -> None:
         """Let the stack have exactly these workers (fields by name, as in the settings).
@@ -96,12 +96,12 @@ class Stack:
             environ.pop("CLOCHE_WORKERS", None)
             if workers != own:
                 environ |= to_environ({"workers": dict(workers)})
-            self.roster.plan = replace(self.plan, settings=settings, environ=environ)
-            for name in set(self.plan.workers) - set(wanted) - self.roster.optional:
-                await self.roster.drop(name)
+            self.worker_set.plan = replace(self.plan, settings=settings, environ=environ)
+            for name in set(self.plan.workers) - set(wanted) - self.worker_set.optional:
+                await self.worker_set.drop(name)
             for one in wanted.values():
-                if one.name not in self.roster.optional:
-                    await self.roster.become(one)
+                if one.name not in self.worker_set.optional:
+                    await self.worker_set.become(one)
 
     async def stop(self, wanted: Collection[str], *, now: bool = False) -> None:
         """Stop what is named; it stays known and can be started again.
@@ -112,11 +112,11 @@ class Stack:
         async with self._turn:
             adopted = [name for name in names if self.watch.get(name) is not None]
             ours = [name for name in names if name not in adopted]
-            dismissals = (self.roster.dismiss(name, now=now) for name in adopted)
+            dismissals = (self.worker_set.dismiss(name, now=now) for name in adopted)
             await asyncio.gather(self.supervisor.halt(ours, now=now), *dismissals)
-            for name in self.roster.optional & set(wanted):
+            for name in self.worker_set.optional & set(wanted):
                 by_settings = await asyncio.to_thread(declared, self.plan.app, self.plan.settings)
-                await self.roster.forget(by_settings.get(name), name)
+                await self.worker_set.forget(by_settings.get(name), name)
 
     async def restart(self, wanted: Collection[str] = (), *, now: bool = False) -> None:
         """Start anew what is named, or all that runs but the broker.
@@ -125,9 +125,9 @@ class Stack:
         start, all at once.
         """
         async with self._turn:
-            names = self.names(wanted) if wanted else self.roster.running()
+            names = self.names(wanted) if wanted else self.worker_set.running()
             for name in [name for name in names if self.watch.get(name) is not None]:
-                await self.roster.replace_adopted(name, now=now)
+                await self.worker_set.replace_adopted(name, now=now)
                 names.remove(name)
             if now:
                 await asyncio.gather(*(self.supervisor.restart(name, now=True) for name in names))
@@ -135,7 +135,7 @@ class Stack:
             specs = {spec.name: spec for spec in self.supervisor.specs}
             for group in dict.fromkeys(specs[name].group for name in names if specs[name].group):
                 members = [name for name in names if specs[name].group == group]
-                await self.roster.roll(self.plan.workers[group], members)
+                await self.worker_set.roll(self.plan.workers[group], members)
             for name in names:
                 if not specs[name].group:
                     await self.supervisor.restart(name)
@@ -147,9 +147,9 @@ class Stack:
             why = f"{name} runs once" if name in SINGLE else f"there is no worker {name}"
             raise ProcessError(f"{name} cannot be scaled", why=why, fix=f"workers are: {known}")
         async with self._turn:
-            await self.roster.resize(self.plan.workers[name].scaled(count))
+            await self.worker_set.resize(self.plan.workers[name].scaled(count))
             if count:
-                await self.supervisor.begin(self.roster.members(name))
+                await self.supervisor.begin(self.worker_set.members(name))
 
     def names(self, wanted: Collection[str]) -> list[str]:
         """The processes that ``wanted`` names: a worker's name, a process, a node name."""
@@ -158,7 +158,7 @@ class Stack:
             known[one.name] = [one.name]
             known.setdefault(one.worker.name, [one.name])
         for group in self.plan.workers:
-            known[group] = self.roster.members(group) + [
+            known[group] = self.worker_set.members(group) + [
                 w.name for w in self.watch if w.group == group
             ]
         found: list[str] = []
@@ -193,7 +193,9 @@ class Stack:
         Raises ExistingWorkerError and the broker connection's errors.
         """
         own = self.supervisor.instance
-        found = await asyncio.to_thread(existing_workers, self.plan.app, but=(own,))
+        found = await asyncio.to_thread(
+            existing_workers, self.plan.app, import_own_modules, but=(own,)
+        )
         watched = {one.worker.identity for one in self.watch}
         chosen = [
             one
@@ -201,7 +203,7 @@ class Stack:
             if one.identity not in watched and (names is None or one.name in names)
         ]
         stop = self.plan.settings.stop
-        adopted = await asyncio.to_thread(settle, chosen, answer, stop, self.say)
+        adopted = await asyncio.to_thread(resolve_existing, chosen, answer, stop, self.say)
         self.watch.add([Adopted(one) for one in adopted])
 
     async def settle_quietly(self, answer: OnExisting) -> None:

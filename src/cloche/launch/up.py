@@ -5,44 +5,98 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from celery import Celery
+
+from cloche.cluster.existing import ExistingWorker, existing_workers
 from cloche.errors import (
     BrokerError,
     ClocheError,
     CrashLoopError,
     NotReadyError,
 )
-from cloche.launch import collector, on_existing
+from cloche.launch import collector
+from cloche.launch import existing as on_existing
 from cloche.launch.adopted import assign
 from cloche.launch.banner import banner
-from cloche.launch.broker import Answer, Ask, Broker, broker_spec, settle_broker
-from cloche.launch.commands import Commands
-from cloche.launch.declared import from_options
-from cloche.launch.environment import Environment, agree, child_environ, load_environment
-from cloche.launch.existing import ExistingWorker, existing_workers
-from cloche.launch.on_existing import DEFAULT, OnExisting, settle
+from cloche.launch.broker import Answer, Ask, SettledBroker, broker_spec, resolve_broker
+from cloche.launch.commands import ControlCommands
+from cloche.launch.environment import (
+    Environment,
+    agree,
+    child_environ,
+    differs,
+    load_environment,
+)
+from cloche.launch.existing import DEFAULT, OnExisting, resolve_existing
 from cloche.launch.plan import Plan, plan
-from cloche.launch.roster import Roster
-from cloche.launch.stack import Stack
-from cloche.launch.watching import watched
-from cloche.launch.workers import unheard_queues
+from cloche.launch.pools import import_own_modules, pool_note
+from cloche.launch.stack import RunningStack
+from cloche.launch.watchdog import WorkerWatchdog
+from cloche.launch.worker_set import WorkerSet
+from cloche.launch.workers import from_options, unheard_queues
 from cloche.process.control import SOCKET, ControlServer
 from cloche.process.output import Output
 from cloche.process.port import claim
 from cloche.process.run_directory import RunDirectory
 from cloche.process.status import ProcessState, ProcessStatus
 from cloche.process.supervisor import Supervisor
+from cloche.process.systemd import SystemdWatchdog, notify
 from cloche.settings import Resolved, Settings
+
+#: Seconds between two words about how many processes are ready.
+_STATUS_EVERY = 1.0
 
 #: Exit code of a stop that was not waited for, 128 + SIGINT as shells count.
 AT_ONCE = 130
 
 
+async def watched(
+    app: Celery, settings: Settings, supervisor: Supervisor, say: Callable[[str], None]
+) -> None:
+    """Return when the supervisor's stop has been completed.
+
+    Meanwhile hung workers are found, changed code is loaded (``reload.enabled``), and a service
+    manager above us is told ``READY=1``, how many processes are ready, and ``WATCHDOG=1`` as
+    long as this loop turns.
+    """
+    notify("READY=1")
+    tasks = [
+        asyncio.create_task(WorkerWatchdog(app, settings, supervisor, say).run()),
+        asyncio.create_task(_tell(supervisor)),
+    ]
+    if settings.reload.enabled:  # an extra, imported by who wants it
+        reloading = import_module("cloche.launch.reload")
+        tasks.append(asyncio.create_task(reloading.Reloader(settings, supervisor, say).run()))
+    try:
+        await supervisor.run()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _tell(supervisor: Supervisor) -> None:
+    life, told = SystemdWatchdog(), ""
+    pause = min(_STATUS_EVERY, (life.period or _STATUS_EVERY) / 2)
+    while True:
+        life.give()
+        status = supervisor.status()
+        ready = sum(one.state == "ready" for one in status)
+        stopping = any(one.state == "stopping" for one in status)
+        words = "stopping" if stopping else f"{ready} of {len(status)} processes are ready"
+        if words != told:
+            told = words
+            notify(f"STOPPING=1\nSTATUS={words}" if stopping else f"STATUS={words}")
+        await asyncio.sleep(pause)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class StackOptions:
     """What a launcher starts at first. ``names`` empty: workers and scheduler, and with
     ``everything`` the pages too. ``worker`` is one of the command line: name and options."""
 
@@ -66,13 +120,13 @@ class Up:
         output: Output,
         *,
         begun: float,
-        wanted: Wanted | None = None,
+        wanted: StackOptions | None = None,
         ask: Ask | None = None,
         ask_existing: on_existing.Ask | None = None,
     ) -> None:
         self._given = resolved
         self._output = output
-        self._wanted = wanted or Wanted()
+        self._wanted = wanted or StackOptions()
         self._ask = ask
         self._ask_existing = ask_existing
         self._begun = begun
@@ -87,12 +141,13 @@ class Up:
         # Outside the event loop, so that Ctrl-C ends a wait for the broker at once.
         environment = load_environment(self._given)
         directory = RunDirectory(environment.settings.run_dir)
-        directory.lock()
+        directory.lock(say=self._output.say)
         try:
             directory.reclaim(self._output.say)
             claim_ports(environment.settings, self._wanted)
-            broker = settle_broker(environment.settings, self._output.say, self._timed(self._ask))
-            environment = agree(environment, broker.url)
+            broker = resolve_broker(environment.settings, self._output.say, self._timed(self._ask))
+            where = "the embedded broker" if broker.embedded else "the broker found here"
+            environment = agree(environment, broker.url, where=where)
             existing: tuple[ExistingWorker, ...] = ()
             if broker.embedded is None:  # an embedded one does not run yet
                 existing = self._settle_existing(environment, ask=self._ask_existing)
@@ -103,7 +158,7 @@ class Up:
     async def _serve(
         self,
         environment: Environment,
-        broker: Broker,
+        broker: SettledBroker,
         directory: RunDirectory,
         existing: tuple[ExistingWorker, ...],
     ) -> int:
@@ -119,8 +174,8 @@ class Up:
         )
         optional = (self._wanted.worker[0],) if self._wanted.worker else ()
         say = self._output.say
-        stack = Stack(Roster(what, supervisor, adopted, say, optional), say)
-        commands = Commands(stack, self._given, lambda now: self._end(supervisor, now=now))
+        stack = RunningStack(WorkerSet(what, supervisor, adopted, say, optional), say)
+        commands = ControlCommands(stack, self._given, lambda now: self._end(supervisor, now=now))
         control = ControlServer(directory.socket_path(SOCKET), commands.handlers())
         settling: asyncio.Task[None] | None = None
         self._listen(supervisor)
@@ -150,7 +205,7 @@ class Up:
         self._output.say("stopped")
         return AT_ONCE if self._hurry else 0
 
-    async def _start(self, stack: Stack, settings: Settings) -> bool:
+    async def _start(self, stack: RunningStack, settings: Settings) -> bool:
         """Start the processes and migrate the database at the same time.
 
         A database that cannot be used is the reason to tell, not the service that ends
@@ -166,7 +221,7 @@ class Up:
             await migration
         return await starting
 
-    def _first(self, stack: Stack) -> list[str]:
+    def _first(self, stack: RunningStack) -> list[str]:
         """The processes to start with."""
         wanted = self._wanted
         asked = [*wanted.names, *((wanted.worker[0],) if wanted.worker else ())]
@@ -177,14 +232,14 @@ class Up:
         self, environment: Environment, ask: on_existing.Ask | None
     ) -> tuple[ExistingWorker, ...]:
         """Find workers that run already and do as said; returns those to adopt."""
-        found = existing_workers(environment.app)
+        found = existing_workers(environment.app, import_own_modules)
         answer = self._wanted.on_existing
         if found and ask is not None:
             begun = time.monotonic()
             self._output.flush()
             answer = ask(found)
             self._thinking += time.monotonic() - begun
-        return settle(found, answer, environment.settings.stop, self._output.say)
+        return resolve_existing(found, answer, environment.settings.stop, self._output.say)
 
     def _timed(self, ask: Ask | None) -> Ask | None:
         """``ask``, its time taken: a person's thinking is no part of a start."""
@@ -201,8 +256,8 @@ class Up:
 
         return timed
 
-    def _plan(self, environment: Environment, broker: Broker) -> Plan:
-        environ = child_environ(environment.resolved, broker.url)
+    def _plan(self, environment: Environment, broker: SettledBroker) -> Plan:
+        environ = child_environ(environment.resolved)
         own = None if broker.embedded is None else broker_spec(broker.embedded)
         what = plan(environment.app, environment.settings, environ, own_broker=own)
         if self._wanted.worker is None:
@@ -231,7 +286,7 @@ class Up:
             supervisor.kill()
         await supervisor.stop()
 
-    def _tell(self, stack: Stack, status: ProcessStatus) -> None:
+    def _tell(self, stack: RunningStack, status: ProcessStatus) -> None:
         stack.tell(status)
         if status.state is ProcessState.CRASH_LOOP:
             self._output.say(
@@ -239,7 +294,7 @@ class Up:
                 f"(exit code {status.exit_code}); the others go on"
             )
 
-    def _greet(self, environment: Environment, broker: Broker, stack: Stack) -> None:
+    def _greet(self, environment: Environment, broker: SettledBroker, stack: RunningStack) -> None:
         what = stack.plan
         started = {one.group for one in stack.status() if one.state is not ProcessState.STOPPED}
         workers = {
@@ -251,8 +306,11 @@ class Up:
         pages = {name: url for name, url in what.pages.items() if name in started}
         took = time.monotonic() - self._begun - self._thinking
         self._output.say(f"ready in {took:.1f} s")
-        for line in banner(environment.resolved, broker, pages, workers):
+        for line in banner(environment, broker, pages, workers):
             self._output.say(line)
+        for note in (differs(environment), pool_note(environment.app, what.settings)):
+            if note:
+                self._output.say(note)
         unheard = unheard_queues(environment.app, what.settings)
         if unheard:
             self._output.say(f"no worker of this run consumes {', '.join(unheard)}")
@@ -260,31 +318,33 @@ class Up:
             self._output.say("Ctrl-C stops everything")
 
 
-def claim_ports(settings: Settings, wanted: Wanted) -> None:
+def claim_ports(settings: Settings, wanted: StackOptions) -> None:
     """Make sure the web pages can have their ports. Raises PortTakenError."""
     both = {"service": settings.service, "dashboard": settings.dashboard}
     pages = {name: web for name, web in both.items() if web.enabled}
     chosen = wanted.names or wanted.worker or not wanted.everything
     for name, web in pages.items():
         if name in wanted.names or not chosen:
-            claim(web.host, web.port, spare={page.port for page in pages.values()})
+            spare = {page.port for page in pages.values()}
+            claim(web.host, web.port, spare, setting=f"{name}.port")
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the database up to date. Raises DatabaseError.
+    """Bring the database up to date, if anything is kept in it. Raises DatabaseError.
 
     Imported in the thread that runs it: SQLAlchemy takes 0.3 s, in which the processes
     already start (the service, which needs the tables, waits for the same lock).
     """
-    import_module("cloche.launch.migration").migrate(settings)
+    if settings.keeps_rows:
+        import_module("cloche.launch.migration").migrate(settings)
 
 
 def _explained(
-    error: NotReadyError | CrashLoopError, broker: Broker, supervisor: Supervisor
+    error: NotReadyError | CrashLoopError, broker: SettledBroker, supervisor: Supervisor
 ) -> ClocheError:
     """The broker's end is told in plain language; it knows its own log."""
     if broker.embedded is not None:
         for status in supervisor.status():
             if status.name == "broker" and status.exit_code not in (None, 0, -signal.SIGTERM):
-                return broker.embedded.downfall(list(status.last_lines))
+                return broker.embedded.startup_diagnosis(list(status.last_lines))
     return error

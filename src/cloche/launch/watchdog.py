@@ -1,6 +1,6 @@
-"""Finds workers that live and work no more, and has them started anew.
+"""Finds workers that hang, and restarts them.
 
-A worker is deaf if tasks wait in its queues and it makes no progress for ``watchdog.after``
+A worker hangs if tasks wait in its queues and it makes no progress for ``watchdog.after``
 seconds though it could: it is stopped, its loop stands still, or it turns and fetches nothing.
 One that is busy, whose queues are paused, or whose broker is away is not.
 """
@@ -9,107 +9,95 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from celery import Celery
 from kombu import Connection
 
+from cloche.broker.connection.probe import reach
 from cloche.cluster.queues import lengths, paused_queues
-from cloche.launch.stacks import dump_stacks
-from cloche.process.deaf import record_deaf
-from cloche.process.pulse import PERIOD, SILENT, Pulse, pulses
+from cloche.health.hung import HungWorker, HungWorkers
+from cloche.process.events import record_hung
+from cloche.process.heartbeat import Heartbeat, heartbeat_path, heartbeats
 from cloche.process.status import ProcessState
 from cloche.process.supervisor import Supervisor
 from cloche.settings import Settings
+from cloche.worker.heartbeat import STACKS_SIGNAL
+
+#: Seconds that each way to the stacks may take.
+_STACKS_TIMEOUT = 5.0
 
 logger = logging.getLogger(__name__)
 
-#: Seconds a deaf worker that runs nothing may take to stop.
-_PATIENCE = 5.0
+#: Seconds a hung worker that runs nothing may take to stop.
+_STOP_TIMEOUT = 5.0
+
 #: Characters of the stacks that an event keeps.
 _KEPT = 20_000
 
 
-@dataclass(slots=True)
-class Suspicion:
-    """Since when (monotonic) a worker has made no progress, and how far it was."""
+def dump_stacks(directory: Path, beat: Heartbeat, *, stopped: bool = False) -> tuple[Path, str]:
+    """Write the stacks of all its threads into a file; the file and what is in it.
 
-    pid: int
-    processed: int
-    cpu: float
-    since: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deaf:
-    """A verdict. ``waiting`` are messages in its queues."""
-
-    pulse: Pulse
-    why: str
-    waiting: int
-    seconds: float
+    Empty if neither py-spy (not installed, not allowed) nor the worker itself wrote anything.
+    A ``stopped`` worker is made to go on for its own word. Blocks for some seconds.
+    """
+    target = directory / "stacks" / f"{beat.name}-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    text = _py_spy(beat.pid) or _own_word(directory, beat, stopped=stopped)
+    target.write_text(text)
+    return target, text
 
 
-class Judge:
-    """Says which of the workers are deaf; knows only what it is shown."""
-
-    def __init__(self, after: float) -> None:
-        self._after = after
-        self._suspicions: dict[str, Suspicion] = {}
-
-    def hear(
-        self, pulse: Pulse, waiting: int, *, stopped: bool, cpu: float, now: float
-    ) -> Deaf | None:
-        """One look at a worker: ``waiting`` messages, ``stopped`` by a signal, ``cpu`` seconds
-        used so far. A verdict when it has been deaf for long enough."""
-        before = self._suspicions.get(pulse.node)
-        worked = before is not None and cpu > before.cpu
-        why = _why(pulse, now, stopped=stopped, worked=worked) if waiting else None
-        if (
-            before is None
-            or why is None
-            or (before.pid, before.processed) != (pulse.pid, pulse.processed)
-        ):
-            since = now if why else None
-            self._suspicions[pulse.node] = Suspicion(pulse.pid, pulse.processed, cpu, since)
-            return None
-        before.cpu = cpu
-        before.since = now if before.since is None else before.since
-        if now - before.since < self._after:
-            return None
-        return Deaf(pulse, why, waiting, now - before.since)
-
-    def forget(self, node: str | None = None) -> None:
-        """Begin anew with one worker, or with all: the broker did not answer."""
-        if node is None:
-            self._suspicions.clear()
-        else:
-            self._suspicions.pop(node, None)
+def _py_spy(pid: int) -> str:
+    program = shutil.which("py-spy")
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [program, "dump", "--nonblocking", "--pid", str(pid)],
+            capture_output=True,
+            text=True,
+            timeout=_STACKS_TIMEOUT,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
-def _why(pulse: Pulse, now: float, *, stopped: bool, worked: bool) -> str | None:
-    """In what way it does not work, in words; None if it does, or has a reason not to."""
+def _own_word(directory: Path, beat: Heartbeat, *, stopped: bool) -> str:
+    """What faulthandler writes, whatever the interpreter does: see worker/heartbeat.py."""
+    path = heartbeat_path(directory, beat.node, ".stacks")
+    before = _size(path)
+    if before is None or not beat.identity.signal(STACKS_SIGNAL):
+        return ""
     if stopped:
-        return "it is stopped by a signal"
-    if now - pulse.at > SILENT:
-        busy = pulse.active and worked  # a task may hold the interpreter for long
-        return None if busy else "it gives no sign of life"
-    if not pulse.connected:
-        return "it does not connect to the broker"
-    if pulse.stands_still:
-        return "its loop stands still"
-    if pulse.active or pulse.reserved:
+        beat.identity.signal(signal.SIGCONT)
+    deadline = time.monotonic() + _STACKS_TIMEOUT
+    size = before
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = _size(path) or 0
+        if now == size > before:  # it has ended writing
+            break
+        size = now
+    return path.read_text(errors="replace")[before:]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
         return None
-    still = now - pulse.turned > 2.5 * PERIOD
-    return "its loop stands still" if still else "it fetches nothing"
 
 
-class Watchdog:
+class WorkerWatchdog:
     """Watches the workers of one supervisor. ``say`` prints a line."""
 
     def __init__(
@@ -120,50 +108,49 @@ class Watchdog:
         self._settings = settings.watchdog
         self._supervisor = supervisor
         self._say = say
-        self._judge = Judge(self._settings.after)
+        self._judge = HungWorkers(self._settings.after)
         self._connection: Connection | None = None
 
     async def run(self) -> None:
-        """Watch until cancelled."""
         if not self._settings.enabled:
             return
         while True:
             await asyncio.sleep(min(5.0, max(0.5, self._settings.after / 10)))
             try:
-                for deaf in await asyncio.to_thread(self._look):
-                    await self._restart(deaf)
+                for hung in await asyncio.to_thread(self._look):
+                    await self._restart(hung)
             except Exception as error:  # noqa: BLE001 (it must not end unnoticed)
                 self._say(f"the watchdog failed, and goes on: {error!r}")
 
-    def _look(self) -> list[Deaf]:
+    def _look(self) -> list[HungWorker]:
         """One look at all of them; nothing is judged while the broker does not answer."""
         mine = {
             status.identity.pid: status.identity
             for status in self._supervisor.status()
             if status.identity is not None and status.state is ProcessState.READY
         }
-        found = [pulse for pulse in pulses(self._directory) if pulse.pid in mine]
+        found = [beat for beat in heartbeats(self._directory) if beat.pid in mine]
         if not found:
             return []
         try:
-            waiting = self._waiting(sorted({name for pulse in found for name in pulse.queues}))
+            waiting = self._waiting(sorted({name for beat in found for name in beat.queues}))
         except Exception as error:  # noqa: BLE001 (any transport, any error: judge nobody)
             logger.debug("the broker does not answer: %r", error)
             self._drop()
             self._judge.forget()
             return []
-        return [deaf for pulse in found if (deaf := self._heard(pulse, waiting)) is not None]
+        return [hung for beat in found if (hung := self._heard(beat, waiting)) is not None]
 
-    def _heard(self, pulse: Pulse, waiting: dict[str, int]) -> Deaf | None:
+    def _heard(self, beat: Heartbeat, waiting: dict[str, int]) -> HungWorker | None:
         try:
-            process = psutil.Process(pulse.pid)
+            process = psutil.Process(beat.pid)
             stopped = process.status() == psutil.STATUS_STOPPED
             times = process.cpu_times()
         except psutil.Error:
             return None
         return self._judge.hear(
-            pulse,
-            sum(waiting.get(name, 0) for name in pulse.queues),
+            beat,
+            sum(waiting.get(name, 0) for name in beat.queues),
             stopped=stopped,
             cpu=times.user + times.system,
             now=time.monotonic(),
@@ -173,7 +160,7 @@ class Watchdog:
         """Messages per queue, those of paused ones left out. Raises the connection's errors."""
         if self._connection is None:
             self._connection = self._app.connection_for_read()
-        self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=3)
+        reach(self._connection)
         found = lengths(self._connection, names)
         paused = paused_queues(self._connection)
         return {name: length for name, length in found.items() if name not in paused}
@@ -183,47 +170,47 @@ class Watchdog:
         if connection is not None:
             connection.release()
 
-    async def _restart(self, deaf: Deaf) -> None:
-        """Tell, remember, start anew. What it runs gets the time of every stop."""
-        pulse = deaf.pulse
+    async def _restart(self, hung: HungWorker) -> None:
+        """Tell, remember, restart. What it runs gets the time of every stop."""
+        beat = hung.beat
         path, stacks = await asyncio.to_thread(
-            dump_stacks, self._directory, pulse, stopped="signal" in deaf.why
+            dump_stacks, self._directory, beat, stopped="signal" in hung.why
         )
-        plural = "message waits" if deaf.waiting == 1 else "messages wait"
+        plural = "message waits" if hung.waiting == 1 else "messages wait"
         self._say(
-            f"{pulse.name} is deaf: {deaf.waiting} {plural} in {', '.join(pulse.queues)}, no "
-            f"progress for {deaf.seconds:.0f} s, {deaf.why}; its stacks are in {path}; "
-            "it is started anew"
+            f"{beat.name} hangs: {hung.waiting} {plural} in {', '.join(beat.queues)}, no "
+            f"progress for {hung.seconds:.0f} s, {hung.why}; its stacks are in {path}; "
+            "it is restarted"
         )
-        record_deaf(
+        record_hung(
             self._directory,
-            pulse.node,
-            deaf.why,
-            pid=pulse.pid,
-            seconds=round(deaf.seconds, 1),
-            waiting=deaf.waiting,
-            queues=pulse.queues,
-            active=pulse.active,
+            beat.node,
+            hung.why,
+            pid=beat.pid,
+            seconds=round(hung.seconds, 1),
+            waiting=hung.waiting,
+            queues=beat.queues,
+            active=beat.active,
             stacks=stacks[:_KEPT],
         )
-        self._judge.forget(pulse.node)
-        hurry = asyncio.create_task(self._hurry(pulse))
+        self._judge.forget(beat.node)
+        hurry = asyncio.create_task(self._hurry(beat))
         try:
-            await self._supervisor.restart(self._name_of(pulse), counted=True)
+            await self._supervisor.restart(self._name_of(beat), counted=True)
         except Exception as error:  # noqa: BLE001 (told; the supervisor goes on trying)
-            self._say(f"{pulse.name} could not be started anew: {error}")
+            self._say(f"{beat.name} could not be restarted: {error}")
         finally:
             hurry.cancel()
 
-    def _name_of(self, pulse: Pulse) -> str:
+    def _name_of(self, beat: Heartbeat) -> str:
         return next(
             status.name
             for status in self._supervisor.status()
-            if status.identity is not None and status.identity.pid == pulse.pid
+            if status.identity is not None and status.identity.pid == beat.pid
         )
 
-    async def _hurry(self, pulse: Pulse) -> None:
-        """A deaf worker that runs nothing loses nothing by SIGKILL; its lease ends sooner."""
-        if not pulse.active:
-            await asyncio.sleep(_PATIENCE)
-            pulse.identity.signal(signal.SIGKILL)
+    async def _hurry(self, beat: Heartbeat) -> None:
+        """A hung worker that runs nothing loses nothing by SIGKILL; its lease ends sooner."""
+        if not beat.active:
+            await asyncio.sleep(_STOP_TIMEOUT)
+            beat.identity.signal(signal.SIGKILL)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from time import time_ns
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 from uuid import UUID
+
+from cloche.process_local import after_fork, here
+from cloche.timestamps import micros, moment
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -14,17 +20,29 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 LEVELS: Mapping[str, int] = MappingProxyType(
     {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 )
+
 LEVEL_NAMES: Mapping[int, Level] = MappingProxyType(
     {number: cast(Level, name) for name, number in LEVELS.items()}
 )
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+#: µs since 1970 of 9999-12-31: what comes after is no datetime.
+END_OF_TIME = 253_402_300_799_999_999
+
 #: RFC 9562, 5.7: version 7 in bits 48 to 51, variant 10 in bits 64 and 65.
 _VERSION = 0x7 << 76
+
 _VARIANT = 0b10 << 62
+
 _LOW_62 = (1 << 62) - 1
+
 _LOW_12 = (1 << 12) - 1
+
+#: RFC 9562, 6.2, method 1: a counter of 42 bits that starts at random in its lower half, so that
+#: it cannot run over, and 32 random bits below it. It is never reset: in a process ids rise
+#: strictly, within a millisecond too. The random bits are drawn once per process.
+_COUNTER_BITS = 41
+
+_TAIL_BITS = 32
 
 
 class LogRecord(NamedTuple):
@@ -72,7 +90,7 @@ class LogRecord(NamedTuple):
 
     @classmethod
     def stored(cls, id: UUID, time: datetime, level: int, *others: Any) -> Self:
-        """A record from a row of ``log_records``, columns in the order of the table."""
+        """A record from a row of ``cloche_log_records``, columns in the order of the table."""
         serial = (id.int >> 64 & _LOW_12) << 62 | id.int & _LOW_62
         return cls(micros(time), serial, LEVEL_NAMES[level], *others)
 
@@ -86,16 +104,52 @@ class LogRecord(NamedTuple):
         return fields
 
 
-def moment(micros: int) -> datetime:
-    """µs since 1970 as a UTC datetime."""
-    return _EPOCH + timedelta(microseconds=micros)
+class RecordSink(Protocol):
+    """`cloche.logs.write.logger.ExecutionLogger`, and anything else that takes records."""
+
+    def log(
+        self,
+        level: Level,
+        category: str,
+        step: str | None,
+        message: str,
+        *,
+        task_id: str | None = None,
+        run_id: str | None = None,
+        concept_id: str | None = None,
+        agent: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        duration_ms: float | None = None,
+    ) -> object: ...
 
 
-def micros(moment: datetime) -> int:
-    """A datetime with a time zone as µs since 1970."""
-    return (moment - _EPOCH) // _MICROSECOND
+def _serials() -> Callable[[], int]:
+    random = int.from_bytes(os.urandom(10), "big") >> (80 - _COUNTER_BITS - _TAIL_BITS)
+    return itertools.count(random, 1 << _TAIL_BITS).__next__  # one step of C: no lock is needed
 
 
-def first_id(moment: datetime) -> UUID:
-    """Not greater than any id made at ``moment`` or later: a range of time is a range of ids."""
-    return UUID(int=micros(moment) // 1000 << 80)
+_next_serial = _serials()
+_last = 0
+
+
+def stamp() -> tuple[int, int]:
+    """(µs since 1970, the 74 bits of an id that are not time).
+
+    The time stands still while the clock was set back.
+    """
+    global _last
+    here()
+    micros = time_ns() // 1000
+    if micros < _last:
+        micros = _last
+    else:
+        _last = micros
+    return micros, _next_serial()
+
+
+def _after_fork() -> None:
+    global _next_serial
+    _next_serial = _serials()
+
+
+after_fork(_after_fork)

@@ -13,8 +13,7 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar
 from cloche.backoff import Backoff
 from cloche.errors import WorkflowError
 from cloche.logs.context import bound, within
-from cloche.logs.record import Level
-from cloche.logs.sink import Log
+from cloche.logs.record import Level, RecordSink
 from cloche.logs.step import WAYS_OUT, Step, described, one_line, told
 
 P = ParamSpec("P")
@@ -49,7 +48,7 @@ class WorkflowRun:
 
     def __init__(
         self,
-        logger: Log,
+        logger: RecordSink,
         run_id: str | None = None,
         *,
         name: str = "run",

@@ -17,8 +17,7 @@ from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from cloche.backoff import Backoff
 from cloche.errors import WorkflowError
 from cloche.logs.context import Scope, bound, within
-from cloche.logs.record import Level
-from cloche.logs.sink import Log
+from cloche.logs.record import Level, RecordSink
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +37,7 @@ class Step:
 
     def __init__(
         self,
-        logger: Log,
+        logger: RecordSink,
         name: str,
         *,
         retries: int = 0,

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from cloche.errors import ClocheError, CrashLoopError, NotReadyError
 from cloche.process.death_watch import DeathWatch
-from cloche.process.life import Life, death_signal, describe_exit
-from cloche.process.notify import Listener
+from cloche.process.instance import ProcessInstance, death_signal, describe_exit
 from cloche.process.output import Output
 from cloche.process.record import ChildRecord
 from cloche.process.run_directory import RunDirectory
 from cloche.process.spec import ProcessSpec
 from cloche.process.status import ProcessState, ProcessStatus
 from cloche.process.stopping import kill_carriers
+from cloche.process.systemd import ReadinessListener
 
 _POLL = 0.05
 _PIPE_BYTES = 256 * 1024
@@ -30,7 +30,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SupervisorContext:
     """What all children of a supervisor share. ``save`` writes the state file."""
 
     run_directory: RunDirectory
@@ -43,7 +43,9 @@ class Surroundings:
 class Child:
     """A spec, what it is doing, and the task that keeps it alive."""
 
-    def __init__(self, spec: ProcessSpec, needs: tuple[Child, ...], around: Surroundings) -> None:
+    def __init__(
+        self, spec: ProcessSpec, needs: tuple[Child, ...], around: SupervisorContext
+    ) -> None:
         self.spec = spec
         self.needs = needs
         self.ready = asyncio.Event()
@@ -56,15 +58,14 @@ class Child:
         self._restarts = 0
         self._crashes: deque[float] = deque()
         self._code: int | None = None
-        self._life: Life | None = None
-        self._listener: Listener | None = None
+        self._life: ProcessInstance | None = None
+        self._listener: ReadinessListener | None = None
         self._doubt = ""
         self._task: asyncio.Task[None] | None = None
         around.output.add(spec.name, spec.colour)
 
     @property
     def status(self) -> ProcessStatus:
-        """This process now."""
         return ProcessStatus(
             name=self.spec.name,
             state=self._state,
@@ -158,15 +159,15 @@ class Child:
         while waiting := [need for need in self.needs if not need.ready.is_set()]:
             await waiting[0].ready.wait()
 
-    def _spawn(self) -> Life:
+    def _spawn(self) -> ProcessInstance:
         name, around = self.spec.name, self._around
         environment: dict[str, str] = {}
         if self.spec.notify:
-            self._listener = Listener(around.run_directory.socket_path(f"{name}.notify"))
+            self._listener = ReadinessListener(around.run_directory.socket_path(f"{name}.notify"))
             environment = self._listener.environment
         reading, writing = _pipe()
         try:
-            life = Life(self.spec, around.run_directory.instance, environment, writing)
+            life = ProcessInstance(self.spec, around.run_directory.instance, environment, writing)
         except BaseException:
             os.close(reading)
             self._close_listener()
@@ -181,7 +182,7 @@ class Child:
         self._enter(ProcessState.STARTING)
         return life
 
-    async def _become_ready(self, life: Life) -> None:
+    async def _become_ready(self, life: ProcessInstance) -> None:
         """Return when it is ready or has ended; one that is late is stopped."""
         self._doubt = ""
         ready = asyncio.ensure_future(self._say_ready())
@@ -218,7 +219,7 @@ class Child:
                 self._doubt = f"{type(error).__name__}: {error}"
             await asyncio.sleep(_POLL)
 
-    async def _bury(self, life: Life) -> None:
+    async def _bury(self, life: ProcessInstance) -> None:
         """After the end: take in its last words, release what was its own."""
         if self._life is not life:
             return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cloche.backoff import Backoff
 from cloche.process.identity import Identity
-from cloche.process.life import on_exit
+from cloche.process.instance import on_exit
 from cloche.process.run_directory import RunDirectory
 
 #: Python without site-packages and without ``cloche/__init__``: an empty package of that

@@ -24,13 +24,13 @@ from cloche.process.record import RunRecord
 from cloche.process.stopping import stop_in_order
 
 #: How often to look at the launcher besides (a forked copy of it may hold the socket open).
-_LOOK = 5.0
+_LOOK_INTERVAL = 5.0
 _CHUNK = 64 * 1024
 #: Most bytes of one process's output that are kept while it is being stopped.
 _DRAIN_MOST = 16 * 1024**2
 
 
-class Channel:
+class GuardPipe:
     """What the launcher tells the guard: ``+NAME`` with a pipe, ``-NAME``, ``bye``."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -43,7 +43,7 @@ class Channel:
     def wait(self, launcher: Identity) -> None:
         """Return when the launcher has died, or has dismissed us (``dismissed``)."""
         while not self.dismissed:
-            readable, _, _ = select.select([self._sock], [], [], _LOOK)
+            readable, _, _ = select.select([self._sock], [], [], _LOOK_INTERVAL)
             if readable and not self._receive():
                 return
             if not readable and not launcher.alive():
@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     directory, instance = Path(arguments[0]), arguments[1]
-    channel = Channel(socket.socket(fileno=int(arguments[2])))
+    channel = GuardPipe(socket.socket(fileno=int(arguments[2])))
     channel.wait(Identity(int(arguments[3]), float(arguments[4])))
     if channel.dismissed:
         return

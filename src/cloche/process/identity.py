@@ -37,7 +37,6 @@ class Identity:
 
     @classmethod
     def own(cls, instance: str = "") -> Identity:
-        """This very process."""
         return cls.of_child(os.getpid(), instance)
 
     def alive(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -20,7 +21,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self._told = threading.Event()
+        self._heard = False
         self._earlier: signal._HANDLER = None
 
     def __enter__(self) -> Self:
@@ -39,9 +40,11 @@ class Interrupt:
 
     def sleep(self, seconds: float) -> None:
         """Wait ``seconds``. Raises KeyboardInterrupt if SIGINT came, now or before."""
-        if self._told.wait(seconds):
+        if not self._heard:
+            time.sleep(seconds)
+        if self._heard:
             raise KeyboardInterrupt
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
-        self._told.set()
+        self._heard = True  # an Event has a lock, which the interrupted code may hold
         raise KeyboardInterrupt

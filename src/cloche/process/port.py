@@ -42,8 +42,8 @@ def next_free(host: str, port: int, spare: Collection[int] = ()) -> int:
     raise ProcessError(f"no free port between {port + 1} and {min(port + 999, 65535)} on {host}")
 
 
-def claim(host: str, port: int, spare: Collection[int] = ()) -> None:
-    """Make sure that ``port`` can be listened on now.
+def claim(host: str, port: int, spare: Collection[int] = (), *, setting: str = "") -> None:
+    """Make sure that ``port`` can be listened on now. ``setting`` is where it is chosen.
 
     Raises PortTakenError, which names the owner and the next free port (none of ``spare``),
     or ProcessError if the address itself cannot be used.
@@ -59,11 +59,12 @@ def claim(host: str, port: int, spare: Collection[int] = ()) -> None:
         )
     found, free = owner(port), next_free(host, port, spare)
     raise PortTakenError(
-        f"port {port} is taken",
+        f"port {port} is taken{f' ({setting})' if setting else ''}",
         port=port,
         free=free,
         why=f"{found[1]} (pid {found[0]}) listens on it" if found else "another user's process",
-        fix=f"stop that process, or use port {free}, which is free",
+        fix=f"stop that process, or use port {free}, which is free"
+        + (f": --set {setting}={free}" if setting else ""),
     )
 
 

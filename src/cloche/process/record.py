@@ -44,6 +44,14 @@ class RunRecord:
     children: tuple[ChildRecord, ...] = ()
     boot: str = ""
 
+    def longest_stop(self) -> float:
+        """Seconds that a stop of all may take, until the last one is killed."""
+        waits: dict[int, float] = {}
+        for child in self.children:
+            wait = sum(seconds for _, seconds in child.stop_signals)
+            waits[child.stop_order] = max(wait, waits.get(child.stop_order, 0.0))
+        return sum(waits.values())
+
     def write(self, path: Path) -> None:
         """Replace the file at once: a reader sees the old or the new state, never half."""
         draft = path.with_suffix(".new")

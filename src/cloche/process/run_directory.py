@@ -23,14 +23,21 @@ from cloche.process.stopping import stop_in_order
 
 #: sun_path holds 108 bytes on Linux (unix(7)), 104 on macOS, the last one a NUL.
 _SOCKET_PATH_MOST = 103
+#: Seconds between two looks at who holds the directory, and between two words about a wait.
+_TICK, _REMIND = 0.05, 5.0
+#: Seconds that a launcher takes to end when all that it kept is gone.
+_ENDING = 0.5
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a run directory, and since when (Unix time)."""
+    """Who holds a run directory, since when (Unix time), and whether it is being stopped."""
 
     identity: Identity
     since: float
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,31 +80,52 @@ class RunDirectory:
             raise ProcessError(f"{self.path} is not locked by this process")
         return self._lock
 
-    def lock(self, patience: float = 90.0) -> bool:
+    def lock(self, patience: float = 45.0, say: Say = lambda text: None) -> bool:
         """Become the only launcher here. False if this object already is.
 
-        A living launcher in it is a ProcessError at once; the guard of a dead one gets
-        ``patience`` seconds to finish its clean-up. Blocks: call it before the loop runs or
-        in a thread.
+        A living launcher in it is a ProcessError at once, unless it is being stopped: that is
+        waited for. The guard of a dead one gets ``patience`` seconds more than its processes
+        may take. Blocks: call it before the loop runs or in a thread.
         """
         if self._lock is not None:
             return False
         handle = os.open(self.path / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:  # never unlocked but by closing: the guard shares this very lock
-            self._wait_for(handle, time.monotonic() + patience)
-            mine = Identity.own()
-            owner = {"pid": mine.pid, "started": mine.started, "since": self.since}
+            self._wait_for(handle, patience, say)
             os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps({**owner, "boot": table.boot_id()}).encode(), 0)
+            self._sign(handle)
         except BaseException:
             os.close(handle)
             raise
         self._lock = handle
         return True
 
+    def announce_stop(self) -> None:
+        """Tell those who want to start something here that they need only wait."""
+        if self._lock is not None:
+            self._sign(self._lock, stopping=True)
+
+    def _sign(self, handle: int, **more: bool) -> None:
+        """Write whose the directory is; ``more`` makes it longer, so nothing is left behind it."""
+        mine = Identity.own()
+        owner = {"pid": mine.pid, "started": mine.started, "since": self.since}
+        os.pwrite(handle, json.dumps({**owner, "boot": table.boot_id(), **more}).encode(), 0)
+
+    def wait_stopped(self, say: Say) -> None:
+        """Return once the launcher that is being stopped here is gone; at once if none is."""
+        stopping = self.owner()
+        if stopping is None or not stopping.stopping:
+            return
+        pid = stopping.identity.pid
+        remind = _Reminder(self, f"Cloche is being stopped here (pid {pid})", say, after=_ENDING)
+        while self.owner() == stopping:
+            remind()
+            time.sleep(_TICK)
+
     def unlock(self) -> None:
         """Let the next launcher in. The lock ends when its last holder (the guard) closes it."""
         if self._lock is not None:
+            os.ftruncate(self._lock, 0)  # this process may live on
             os.close(self._lock)
             self._lock = None
 
@@ -105,7 +133,8 @@ class RunDirectory:
         """The living launcher of this directory, if any."""
         try:
             raw = json.loads((self.path / "up.lock").read_text())
-            owner = Owner(Identity(raw["pid"], raw["started"]), raw["since"])
+            stopping = bool(raw.get("stopping"))
+            owner = Owner(Identity(raw["pid"], raw["started"]), raw["since"], stopping)
             same_boot = raw["boot"] == table.boot_id()
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -153,11 +182,17 @@ class RunDirectory:
         }
         return tuple({**others, **mains}[pid] for pid in (*mains, *(others.keys() - mains.keys())))
 
-    def reclaim(self, say: Callable[[str], None] = lambda text: None) -> None:
+    def reclaim(self, say: Say = lambda text: None) -> None:
         """Stop what an earlier run left alive, in its order. Blocks until it is gone."""
         record = self._earlier()
         if record is not None:
-            stop_in_order(record.children, record.instance, say=say)
+            remind = _Reminder(self, _KILLED, say)
+
+            def pause(seconds: float) -> None:
+                remind()
+                time.sleep(seconds)
+
+            stop_in_order(record.children, record.instance, say=say, pause=pause)
             self.forget()
 
     def socket_path(self, name: str) -> Path:
@@ -183,19 +218,23 @@ class RunDirectory:
     def _lives(self, record: RunRecord) -> bool:
         return record.launcher.pid != os.getpid() and record.launcher.alive()
 
-    def _wait_for(self, handle: int, deadline: float) -> None:
+    def _wait_for(self, handle: int, patience: float, say: Say) -> None:
+        self.wait_stopped(say)
+        remind = _Reminder(self, _KILLED, say)
+        deadline = time.monotonic() + patience + remind.longest
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._refuse_if_owned()
+                remind()
                 if time.monotonic() >= deadline:
                     raise ProcessError(
                         f"{self.path} is still being cleaned up after an earlier run",
                         why="its launcher was killed and its processes take long to stop",
                         fix=f"wait, or see what still runs in {self.logs / 'guard.log'}",
                     ) from None
-                time.sleep(0.05)
+                time.sleep(_TICK)
             else:
                 return
 
@@ -208,6 +247,35 @@ class RunDirectory:
                 why=f"pid {owner.identity.pid} holds it since {since:%Y-%m-%d %H:%M:%S}",
                 fix=f"stop it first (kill {owner.identity.pid}), or set another run_dir",
             )
+
+
+_KILLED = "an earlier launcher was killed: what it left behind is being stopped"
+
+
+class _Reminder:
+    """Says what is waited for, ``after`` seconds and then every few: what still runs of the run
+    that the state file tells of, and how long that may last."""
+
+    def __init__(self, directory: RunDirectory, what: str, say: Say, after: float = 0.0) -> None:
+        record = directory.record()
+        self.longest = 0.0 if record is None else record.longest_stop()
+        self._children = () if record is None else record.children
+        self._what, self._say = what, say
+        self._began = time.monotonic()
+        self._next = self._began + after
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _REMIND
+        still = ", ".join(
+            f"{child.name} (pid {child.identity.pid})"
+            for child in self._children
+            if child.identity is not None and child.identity.alive()
+        )
+        spent = f"{now - self._began:.0f} s of at most {self.longest:.0f}"
+        self._say(f"{self._what}; {spent}: {still}" if still else self._what)
 
 
 def _fits(path: Path) -> bool:

@@ -29,7 +29,7 @@ _CELERY_VALUED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class WorkerCandidate:
     """A process that may be a worker. ``age`` is in seconds.
 
     ``inner_pid`` is the number it knows itself by: another one in a container's namespace,
@@ -46,7 +46,7 @@ class Candidate:
     looks: bool = True
 
 
-def candidates(broker: Collection[tuple[str, int]] = ()) -> tuple[Candidate, ...]:
+def candidates(broker: Collection[tuple[str, int]] = ()) -> tuple[WorkerCandidate, ...]:
     """Every process of this user that may be a worker's main process.
 
     ``broker``: addresses (IP, port) whose clients are proposed as well.
@@ -159,14 +159,14 @@ def _clients(broker: Collection[tuple[str, int]]) -> Iterator[psutil.Process]:
             yield mine[pid]
 
 
-def _candidate(process: psutil.Process, *, looks: bool) -> Candidate | None:
+def _candidate(process: psutil.Process, *, looks: bool) -> WorkerCandidate | None:
     identity = Identity.of(process.pid)
     if identity is None:
         return None
     try:
         environ = process.environ()
         inner = _inner_pid(process.pid)
-        return Candidate(
+        return WorkerCandidate(
             identity=identity,
             command=_command(process),
             age=time.time() - process.create_time(),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from cloche.errors import ProcessError
-from cloche.process.child import Child, Surroundings
+from cloche.process.child import Child, SupervisorContext
 from cloche.process.death_watch import DeathWatch
 from cloche.process.output import Output
 from cloche.process.run_directory import RunDirectory
@@ -46,7 +46,7 @@ class Supervisor:
         self._stopping: asyncio.Task[None] | None = None
         self._begun = False
         self._locked_here = False
-        self._around = Surroundings(
+        self._around = SupervisorContext(
             run_directory, output, self._death_watch, self._save, self._changed
         )
         self._make(specs)
@@ -262,6 +262,7 @@ class Supervisor:
 
     def _begin_stop(self) -> asyncio.Task[None]:
         if self._stopping is None:
+            self._run_directory.announce_stop()
             self._stopping = asyncio.create_task(self._stop(), name="stop")
             self._news.set()
         return self._stopping
@@ -295,7 +296,8 @@ class Supervisor:
                 if status.identity is not None
             ]
             waited = time.monotonic() - began
-            self._output.say(f"stopping for {waited:.0f} s, still running: {', '.join(still)}")
+            if still:
+                self._output.say(f"stopping for {waited:.0f} s, still running: {', '.join(still)}")
 
     def _unlock(self, locked_here: bool) -> None:
         """Give up the lock, if it was not the caller's before we came."""

@@ -22,7 +22,7 @@ PROCESS = "CLOCHE_PROCESS"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One live process. ``started`` as in :class:`cloche.process.identity.Identity`."""
 
     pid: int
@@ -36,16 +36,16 @@ class Row:
 class Carrier:
     """A live process of ours, told by its environment. ``name`` is the spec it descends from."""
 
-    row: Row
+    row: TableRow
     name: str
 
 
-def row(pid: int, *, zombie: bool = False) -> Row | None:
+def row(pid: int, *, zombie: bool = False) -> TableRow | None:
     """The live process ``pid``, or None when there is none. ``zombie``: a zombie will do."""
     return _row(pid, zombie=zombie) if pid > 0 else None
 
 
-def rows() -> Iterator[Row]:
+def rows() -> Iterator[TableRow]:
     """Every live process this user may see."""
     for pid in _pids():
         found = _row(pid)
@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
             yield found
 
 
-def members(group: int) -> tuple[Row, ...]:
+def members(group: int) -> tuple[TableRow, ...]:
     """The live processes of a process group."""
     return tuple(found for found in rows() if found.group == group)
 
@@ -85,7 +85,7 @@ if sys.platform == "linux":
     def _pids() -> list[int]:
         return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
-    def _row(pid: int, *, zombie: bool = False) -> Row | None:
+    def _row(pid: int, *, zombie: bool = False) -> TableRow | None:
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
         except OSError:
@@ -94,7 +94,9 @@ if sys.platform == "linux":
         fields = stat[stat.rindex(b")") + 2 :].split()
         if fields[0] in (b"Z", b"X") and not zombie:
             return None
-        return Row(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]) / _TICKS)
+        return TableRow(
+            pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]) / _TICKS
+        )
 
     def _environment(pid: int) -> dict[str, str]:
         try:
@@ -113,12 +115,14 @@ else:
     def _pids() -> list[int]:
         return list(psutil.pids())
 
-    def _row(pid: int, *, zombie: bool = False) -> Row | None:
+    def _row(pid: int, *, zombie: bool = False) -> TableRow | None:
         try:
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE and not zombie:
                 return None
-            return Row(pid, process.ppid(), os.getpgid(pid), os.getsid(pid), process.create_time())
+            return TableRow(
+                pid, process.ppid(), os.getpgid(pid), os.getsid(pid), process.create_time()
+            )
         except (psutil.Error, OSError):
             return None
 

@@ -4,14 +4,15 @@ from cloche.settings.celery_app import set_by_app
 from cloche.settings.environment import to_environ
 from cloche.settings.loading import load, reload
 from cloche.settings.model import Settings
-from cloche.settings.origin import Candidate, Origin, Resolved
-from cloche.settings.secrets import mask, mask_url
+from cloche.settings.origin import Origin, OriginCandidate, Resolved
+from cloche.settings.secrets import hide_passwords, mask, mask_url
 
 __all__ = [
-    "Candidate",
     "Origin",
+    "OriginCandidate",
     "Resolved",
     "Settings",
+    "hide_passwords",
     "load",
     "mask",
     "mask_url",

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from cloche.settings.keys import Path_
 from cloche.settings.origin import Origin
-from cloche.settings.reading import Reading, fixed
+from cloche.settings.reading import Reading
 
 
 def _same(value: object) -> object:
@@ -31,6 +31,11 @@ def _kibibytes(value: object) -> object:
 def _pool(value: object) -> object:
     """``worker_pool`` may be an alias or the path of a class."""
     return {"processes": "prefork", "cloche.aio.pool:TaskPool": "asyncio"}.get(str(value), value)
+
+
+def _path(value: object) -> object:
+    """``beat_scheduler`` may be a class, or its path."""
+    return f"{value.__module__}:{value.__qualname__}" if isinstance(value, type) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ MAPPED = (
     Mapped("task_time_limit", ("tasks", "time_limit"), zero_is_unset=True),
     Mapped("timezone", ("timezone",), str),
     Mapped("worker_soft_shutdown_timeout", ("stop", "soft"), zero_is_unset=True),
+    Mapped("beat_scheduler", ("beat", "scheduler"), _path),
     Mapped("beat_max_loop_interval", ("beat", "max_interval"), zero_is_unset=True),
 )
 TRANSPORT_OPTIONS = (
@@ -69,17 +75,26 @@ TRANSPORT_OPTIONS = (
     Mapped("max_deliveries", ("broker", "max_deliveries")),
     Mapped("publish_on_outage", ("broker", "publish_on_outage")),
 )
-#: These belong to a worker: they fill every worker that is named, or "main" if none is.
+#: These say what every worker is; they do not say which there are.
 WORKER = (
-    Mapped("worker_concurrency", ("concurrency",), zero_is_unset=True),
-    Mapped("worker_pool", ("pool",), _pool),
-    Mapped("cloche_sync_concurrency", ("sync_concurrency",), zero_is_unset=True),
-    Mapped("worker_prefetch_multiplier", ("prefetch",)),
-    Mapped("worker_max_tasks_per_child", ("max_tasks_per_child",), zero_is_unset=True),
+    Mapped("worker_concurrency", ("worker", "concurrency"), zero_is_unset=True),
+    Mapped("worker_pool", ("worker", "pool"), _pool),
+    Mapped("cloche_sync_concurrency", ("worker", "sync_concurrency"), zero_is_unset=True),
+    Mapped("worker_prefetch_multiplier", ("worker", "prefetch")),
+    Mapped("worker_max_tasks_per_child", ("worker", "max_tasks_per_child"), zero_is_unset=True),
     Mapped(
-        "worker_max_memory_per_child", ("max_memory_per_child",), _kibibytes, zero_is_unset=True
+        "worker_max_memory_per_child",
+        ("worker", "max_memory_per_child"),
+        _kibibytes,
+        zero_is_unset=True,
     ),
 )
+#: Variables that Celery itself reads before its configuration (celery.app.utils.Settings), and
+#: keys that count before others: of each address the strongest first.
+READ_BY_CELERY: dict[str, tuple[str, ...]] = {
+    "broker_url": ("CELERY_BROKER_READ_URL", "broker_read_url", "CELERY_BROKER_URL"),
+    "result_backend": ("CELERY_RESULT_BACKEND",),
+}
 
 
 class Configuration(Protocol):
@@ -100,30 +115,39 @@ def set_by_app(conf: Configuration) -> dict[str, object]:
     Ask before ``harden(app)``, which sets keys as well.
     """
     keys = [*(mapped.celery for mapped in (*MAPPED, *WORKER)), "broker_transport_options"]
-    return {key: conf[key] for key in keys if conf.value_set_for(key)}
+    found = {key: conf[key] for key in keys if conf.value_set_for(key)}
+    if conf.value_set_for("broker_read_url"):
+        found["broker_read_url"] = conf["broker_read_url"]
+    return found
 
 
-def read_app(reading: Reading, conf: Mapping[str, object]) -> None:
-    """``conf`` holds only the keys the application set; keys we have no setting for are its own."""
-    _read(reading, conf, MAPPED, (), "app.conf.")
+def read_app(
+    reading: Reading, conf: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> None:
+    """``conf`` holds only the keys the application set; keys we have no setting for are its own.
+
+    An address is what Celery makes of it: a variable that Celery reads before an application
+    that names one is that application's word too.
+    """
+    for key, before in READ_BY_CELERY.items():
+        path = next(mapped.path for mapped in MAPPED if mapped.celery == key)
+        for name in before if conf.get(key) or conf.get("broker_read_url") else ():
+            value = (environ or {}).get(name) if name.isupper() else conf.get(name)
+            if value:
+                place = f"{name}, as Celery reads it" if name.isupper() else f"app.conf.{name}"
+                reading.offer(path, _alternatives(value), Origin("app", place))
+    _read(reading, conf, (*MAPPED, *WORKER), "app.conf.")
     options = conf.get("broker_transport_options")
     if isinstance(options, Mapping):
-        _read(reading, options, TRANSPORT_OPTIONS, (), "app.conf.broker_transport_options.")
-    named = {path[1] for path in reading.candidates if path[0] == "workers" and len(path) > 1}
-    for name in sorted(named) or ["main"]:
-        _read(reading, conf, WORKER, ("workers", name), "app.conf.")
+        _read(reading, options, TRANSPORT_OPTIONS, "app.conf.broker_transport_options.")
 
 
 def _read(
-    reading: Reading,
-    conf: Mapping[str, object],
-    mapped: tuple[Mapped, ...],
-    below: Path_,
-    prefix: str,
+    reading: Reading, conf: Mapping[str, object], mapped: tuple[Mapped, ...], prefix: str
 ) -> None:
     for entry in mapped:
         value = conf.get(entry.celery)
         if value is None or (entry.zero_is_unset and not value):
             continue
         origin = Origin("app", prefix + entry.celery)
-        reading.take((*below, *entry.path), entry.convert(value), fixed(origin))
+        reading.offer(entry.path, entry.convert(value), origin)

@@ -13,14 +13,20 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from cloche.settings.model import Settings, WorkerSettings
+from cloche.settings.model import Settings
 
 #: Schemes of Redis transports: kombu's (kombu.transport.TRANSPORT_ALIASES) and ours.
-REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel", "socket"})
+REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel", "socket", "unix"})
 #: Schemes by which kombu reaches RabbitMQ.
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _OURS = "cloche+"
 _NEXT_URL = re.compile(r";(?=[A-Za-z][\w+.-]*://)")
+
+
+#: Keys that are left to a project's own application, unless somebody asks: who reads its results
+#: takes each state but PENDING for the end, comes hours later, and has not agreed that arguments
+#: are stored.
+SEEN_BY_READERS = frozenset({"task_track_started", "result_expires", "result_extended"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,11 @@ class CeleryDefault:
     value: Any
     why: str
     setting: str | None = None
+
+    def chosen(self, settings: Settings) -> bool:
+        """Whether somebody set it, or it is the default of the model."""
+        table, _, name = (self.setting or "").rpartition(".")
+        return bool(table) and name in getattr(settings, table).model_fields_set
 
 
 def scheme_of(url: str | None) -> str:
@@ -65,19 +76,24 @@ def _ours(url: str) -> str:
 
 def _theirs(url: str) -> str:
     plain = url.removeprefix(_OURS)
+    if plain.startswith("unix://"):  # redis-py's spelling
+        return plain.replace("unix", "redis+socket", 1).replace("db=", "virtual_host=")
     return f"redis+{plain}" if plain.startswith("socket://") else plain
 
 
-def celery_defaults(settings: Settings, own_broker: str | None = None) -> tuple[CeleryDefault, ...]:
+def celery_defaults(
+    settings: Settings, own_broker: str | None = None, *, quorum: bool = True
+) -> tuple[CeleryDefault, ...]:
     """Everything ``harden()`` sets unless the application has set it itself.
 
     ``own_broker`` is the application's own URL, which counts instead of that of the settings.
+    ``quorum``: whether queues on RabbitMQ become quorum queues with dead letters and delay.
     """
     scheme = scheme_of(own_broker or _plain(settings.broker.url) or "redis://")
     return (
         *_addresses(settings),
         *_broker(settings, scheme),
-        *(_rabbitmq() if scheme in AMQP_SCHEMES else ()),
+        *(_quorum_queues() if quorum and scheme in AMQP_SCHEMES else ()),
         *_results(settings),
         *_tasks(settings),
         *_workers(settings),
@@ -158,8 +174,8 @@ def _broker(settings: Settings, scheme: str) -> Iterator[CeleryDefault]:
     )
 
 
-def _rabbitmq() -> Iterator[CeleryDefault]:
-    """On AMQP only. The exchange and the queues' arguments: ``cloche.broker.amqp_queue``."""
+def _quorum_queues() -> Iterator[CeleryDefault]:
+    """On AMQP only, with ``broker.quorum_queues``; see ``cloche.broker.rabbitmq.queue``."""
     yield CeleryDefault("task_default_queue_type", "quorum", "replicated, with a delivery limit")
     yield CeleryDefault("task_create_missing_queue_type", "quorum", "queues named by -Q as well")
     yield CeleryDefault("worker_detect_quorum_queues", True, "they refuse a global prefetch limit")
@@ -275,7 +291,7 @@ def _tasks(settings: Settings) -> Iterator[CeleryDefault]:
 
 
 def _workers(settings: Settings) -> Iterator[CeleryDefault]:
-    worker = WorkerSettings()
+    worker = settings.worker
     yield CeleryDefault("worker_send_task_events", True, "monitors see tasks")
     yield CeleryDefault(
         "worker_prefetch_multiplier", worker.prefetch, "long tasks do not hoard others"
@@ -283,11 +299,15 @@ def _workers(settings: Settings) -> Iterator[CeleryDefault]:
     yield CeleryDefault(
         "worker_max_tasks_per_child", worker.max_tasks_per_child, "leaks end with the process"
     )
-    yield CeleryDefault(
-        "worker_max_memory_per_child",
-        kibibytes(worker.max_memory_per_child),
-        "Celery counts KiB here",
-    )
+    if "max_memory_per_child" in worker.model_fields_set:
+        # Celery's own pool compares all that a process uses, be it its model or a leak, with it
+        # (billiard.pool.Worker.workloop): only a limit that somebody chose may end it there.
+        yield CeleryDefault(
+            "worker_max_memory_per_child",
+            kibibytes(worker.max_memory_per_child),
+            "Celery counts KiB here",
+            "worker.max_memory_per_child",
+        )
     yield CeleryDefault(
         "worker_soft_shutdown_timeout",
         settings.stop.soft,
@@ -305,18 +325,21 @@ def kibibytes(size: int | None) -> int | None:
 
 
 def _beat(settings: Settings) -> Iterator[CeleryDefault]:
-    yield CeleryDefault("timezone", settings.timezone, "schedules mean this zone", "timezone")
-    yield CeleryDefault(
-        "beat_schedule",
-        {
-            "cloche-expire-logs": {
-                "task": "tasks.maintenance.expire_logs",
-                "schedule": 3600.0,
-                "options": {"expires": 3600, "ignore_result": True},
-            }
-        },
-        "execution logs older than logs.keep leave; the application's own entries stay",
-    )
+    if "timezone" in settings.model_fields_set:
+        # Else Celery's own: UTC, or the machine's with enable_utc = False.
+        yield CeleryDefault("timezone", settings.timezone, "schedules mean this zone", "timezone")
+    if {"logs", "maintenance"} <= settings.families.keys():
+        yield CeleryDefault(
+            "beat_schedule",
+            {
+                "cloche-expire-logs": {
+                    "task": "cloche.maintenance.expire_logs",
+                    "schedule": 3600.0,
+                    "options": {"expires": 3600, "ignore_result": True},
+                }
+            },
+            "execution logs older than logs.keep leave; the application's own entries stay",
+        )
     yield CeleryDefault(
         "beat_max_loop_interval",
         settings.beat.max_interval,

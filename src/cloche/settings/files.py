@@ -26,7 +26,7 @@ def read_pyproject(reading: Reading, directory: Path) -> None:
 
 
 def _read(reading: Reading, file: Path, table: Path_) -> None:
-    text = _text(reading, file)
+    text = _text(reading, file, table)
     if text is None or (table and table[-1] not in text):
         return
     content = _parse(reading, file.name, text)
@@ -46,13 +46,14 @@ def _read(reading: Reading, file: Path, table: Path_) -> None:
         reading.problem(where(()), "tool.cloche is a table of settings: write [tool.cloche]")
 
 
-def _text(reading: Reading, file: Path) -> str | None:
+def _text(reading: Reading, file: Path, table: Path_) -> str | None:
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        reading.problem(Origin("file", file.name), f"the file cannot be read: {error}")
+        problem = f"{file.name}: the file cannot be read: {error}"
+        (reading.unread if table else reading.problems).append(problem)
         return None
 
 

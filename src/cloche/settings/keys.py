@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from cloche.settings.model import Settings
-from cloche.settings.quantities import Wanted
+from cloche.settings.quantities import Expectation
 from cloche.settings.section import Section
 
 #: A dotted key split at its dots; ``*`` stands for the name of a family or a worker.
@@ -43,6 +43,7 @@ _READERS = {
     "families": "workers and whoever sends tasks",
     "routes": "workers and whoever sends tasks",
     "expect_tasks": "workers",
+    "worker": "workers",
     "workers": "that worker",
     "beat": "the scheduler",
     "watchdog": "cloche up",
@@ -194,7 +195,9 @@ def _wanted(annotation: object, metadata: list[Any]) -> str:
         return f"list of {_wanted(args[0], [])}"
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return "{ " + ", ".join(annotation.model_fields) + " }"
-    words = next((item for item in metadata if isinstance(item, Wanted)), _WORDS.get(annotation))
+    words = next(
+        (item for item in metadata if isinstance(item, Expectation)), _WORDS.get(annotation)
+    )
     return f"{words}{_bounds(metadata)}"
 
 

@@ -1,13 +1,14 @@
 """Read every source, let the strongest win per key, validate once, keep the losers.
 
-Command line > ``CLOCHE_*`` > well-known variables > ``.env`` > ``cloche.toml`` >
-``[tool.cloche]`` > what the Celery application set > default.
+Command line > ``CLOCHE_*`` (environment, then ``.env``) > ``cloche.toml`` > ``[tool.cloche]`` >
+what the Celery application set > well-known variables (environment, then ``.env``) > default.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ from pydantic_core import ErrorDetails
 
 from cloche.errors import SettingsError
 from cloche.settings.celery_app import read_app
-from cloche.settings.environment import read_dotenv, read_environ
+from cloche.settings.environment import dotenv, environment, read_cloche, read_well_known
 from cloche.settings.files import read_cloche_toml, read_pyproject
 from cloche.settings.keys import Branch, Key, Path_, find
 from cloche.settings.model import Route, Settings
-from cloche.settings.origin import DEFAULT, Candidate, Origin, Resolved
+from cloche.settings.origin import DEFAULT, GUEST, Kind, Origin, OriginCandidate, Resolved
 from cloche.settings.reading import Reading, fixed
 from cloche.settings.secrets import mask
+
+#: How variables and the command line say yes, as pydantic reads them.
+_TRUE = ("true", "t", "yes", "y", "on", "1")
 
 
 def load(
@@ -32,26 +36,58 @@ def load(
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
     app_conf: Mapping[str, object] | None = None,
+    guest: bool | None = None,
 ) -> Resolved:
     """The settings of ``directory`` (default: the current one), with all their origins.
 
-    ``cli`` maps dotted keys to text, typed values, or a Candidate that brings its own origin
-    (``--broker-url``). ``app_conf`` holds the Celery keys an application changed.
+    ``cli`` maps dotted keys to text, typed values, or a OriginCandidate that brings its own origin
+    (``--broker-url``). ``app_conf`` holds the Celery keys an application changed. ``guest``:
+    whether the application is a project's own, not one of ``create_app``; None: unless it is
+    the one that runs where none is named. What cannot be read of the project's own files
+    (``.env``) is a problem where the application is known to be one of ``create_app`` (False),
+    else a warning.
     Raises SettingsError that lists every problem of every source at once.
     """
     environ = os.environ if environ is None else environ
     directory = directory or Path.cwd()
     reading = Reading()
     _read_cli(reading, cli or {})
-    read_environ(reading, environ)
-    read_dotenv(reading, directory / ".env", environ)
+    variables, in_file = environment(environ), dotenv(reading, directory / ".env", environ)
+    read_cloche(reading, variables)
+    read_cloche(reading, in_file)
     read_cloche_toml(reading, directory)
     read_pyproject(reading, directory)
-    read_app(reading, app_conf or {})
-    settings = _validate(reading)
+    if guest is False:
+        reading.problems += reading.unread
+    guest = _is_named(reading) if guest is None else guest
+    read_app(reading, app_conf or {}, environ)
+    read_well_known(reading, variables, guest=guest)
+    read_well_known(reading, in_file, guest=guest)
+    if guest:
+        _read_guest(reading)
+    settings = _validate(reading, guest=guest)
     if settings is None or reading.problems:
-        raise _refusal(reading.problems)
-    return Resolved(settings, {".".join(p): tuple(c) for p, c in reading.candidates.items()})
+        raise _refusal(reading)
+    found = {".".join(path): tuple(offered) for path, offered in reading.candidates.items()}
+    return Resolved(settings, found, tuple(reading.unread))
+
+
+def _is_named(reading: Reading) -> bool:
+    """Whether somebody named an application that is not Cloche's own."""
+    offered = reading.candidates.get(("app",))
+    return offered is not None and offered[0].value != Settings.model_fields["app"].default
+
+
+def _read_guest(reading: Reading) -> None:
+    """In somebody's project nothing runs that nobody asked for, and who reads its results finds
+    what Celery keeps."""
+    reading.take(("results", "expires"), timedelta(days=1), fixed(GUEST))
+    reading.take(("results", "extended"), False, fixed(GUEST))
+    for page in ("service", "dashboard"):
+        reading.take((page, "enabled"), False, fixed(GUEST))
+    service = reading.candidates["service", "enabled"][0].value
+    if str(service).lower() in _TRUE:  # it is of no use without those who download
+        reading.take(("families", "download"), {}, fixed(GUEST))
 
 
 def reload(
@@ -59,17 +95,13 @@ def reload(
     *,
     cli: Mapping[str, object] | None = None,
     app_conf: Mapping[str, object] | None = None,
+    guest: bool | None = None,
 ) -> Resolved:
     """Read every source again, with the command line of ``resolved`` and ``cli`` on top of it.
 
     Raises SettingsError as :func:`load` does.
     """
-    given = {
-        key: offered[0]
-        for key, offered in resolved.candidates.items()
-        if offered[0].origin.kind == "cli"
-    }
-    return load({**given, **(cli or {})}, app_conf=app_conf)
+    return load({**resolved.overrides(), **(cli or {})}, app_conf=app_conf, guest=guest)
 
 
 def _read_cli(reading: Reading, cli: Mapping[str, object]) -> None:
@@ -82,27 +114,49 @@ def _read_cli(reading: Reading, cli: Mapping[str, object]) -> None:
             reading.take(path, candidate.value, fixed(candidate.origin))
 
 
-def _with_origin(dotted: str, given: object) -> Candidate:
+def _with_origin(dotted: str, given: object) -> OriginCandidate:
     return (
         given
-        if isinstance(given, Candidate)
-        else Candidate(given, Origin("cli", f"--set {dotted}"))
+        if isinstance(given, OriginCandidate)
+        else OriginCandidate(given, Origin("cli", f"--set {dotted}"))
     )
 
 
-def _validate(reading: Reading) -> Settings | None:
-    """The settings, or None with the problems noted."""
-    try:
-        return Settings.model_validate(_tree(reading))
-    except ValidationError as error:
-        for details in error.errors(include_url=False, include_context=False):
-            reading.problems.append(_explain(reading, details))
-        return None
+def _validate(reading: Reading, *, guest: bool) -> Settings | None:
+    """The settings, or None with the problems noted.
+
+    What a project's application or a variable of its says is not ours to refuse: a value that
+    cannot be ours stays theirs, and the next source is asked.
+    """
+    while True:
+        try:
+            return Settings.model_validate(_tree(reading), context={"guest": guest})
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False)
+        theirs: tuple[Kind, ...] = ("app", "well-known") if guest else ("app",)
+        passed = [_passed_over(reading, details, theirs) for details in found]
+        if not any(passed):
+            reading.problems += [_explain(reading, details) for details in found]
+            return None
+
+
+def _passed_over(reading: Reading, details: ErrorDetails, theirs: Collection[Kind]) -> bool:
+    """Take away the part of ``theirs`` in what does not fit; whether there was any."""
+    spot = tuple(str(part) for part in details["loc"])
+    parts = [path for path in reading.candidates if path == spot[: len(path)]]
+    if not parts:  # settings of one table that contradict each other
+        parts = [path for path in reading.candidates if path[: len(spot)] == spot]
+    found = [path for path in parts if reading.candidates[path][0].origin.kind in theirs]
+    for path in found:
+        del reading.candidates[path][0]
+        if not reading.candidates[path]:
+            del reading.candidates[path]
+    return bool(found)
 
 
 def _tree(reading: Reading) -> dict[str, Any]:
     """The winners, nested as the model wants them."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, Any] = {"families": {}}
     for path, offered in reading.candidates.items():
         table = tree
         for name in path[:-1]:
@@ -173,11 +227,13 @@ def _below(reading: Reading, spot: Path_) -> str:
     return ", ".join(origins) or str(DEFAULT)
 
 
-def _refusal(problems: list[str]) -> SettingsError:
+def _refusal(reading: Reading) -> SettingsError:
+    problems = reading.problems
+    fix = "every setting is listed by: cloche config reference"
+    if problems == reading.unread:
+        fix = "correct it; if the application is not Cloche's own, name it with -A"
     if len(problems) == 1:
         what = problems[0]
     else:
         what = "\n  - ".join([f"{len(problems)} settings are wrong:", *problems])
-    return SettingsError(
-        what, fix="every setting is listed by: cloche config reference", problems=tuple(problems)
-    )
+    return SettingsError(what, fix=fix, problems=tuple(problems))

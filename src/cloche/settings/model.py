@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from cloche.settings.families import (
+    FAMILIES,
+    FamilySettings,
+    checked_limits,
+    default_families,
+)
 from cloche.settings.quantities import (
     Age,
     BrokerUrl,
@@ -23,11 +29,11 @@ from cloche.settings.quantities import (
     ResultUrl,
     Seconds,
     TimeZone,
+    Token,
+    is_loopback,
 )
 from cloche.settings.schedule import CatchUp, ScheduleSettings
 from cloche.settings.section import Section
-
-_Limits = TypeVar("_Limits", bound="TaskSettings | FamilySettings")
 
 
 class BrokerSettings(Section):
@@ -67,6 +73,11 @@ class BrokerSettings(Section):
     publish_on_outage: Literal["raise", "spool"] = Field(
         "raise",
         description="Cloche's transport: tell the caller, or keep tasks on disk until it is back",
+    )
+    quorum_queues: bool | None = Field(
+        None,
+        description="RabbitMQ: quorum queues with delivery limit, dead letters and native delay; "
+        "unset: only in applications made by create_app()",
     )
     remind: Seconds = Field(
         60, ge=1, description="Seconds between two log lines about an outage that lasts"
@@ -122,32 +133,7 @@ class TaskSettings(Section):
 
     @model_validator(mode="after")
     def _soft_below_hard(self) -> Self:
-        return _checked_limits(self)
-
-
-class FamilySettings(Section):
-    """What the tasks named ``tasks.<family>.*`` share. Unset: as in ``[tasks]``."""
-
-    queue: str | None = Field(None, min_length=1, description="Queue of this family")
-    max_retries: int | None = Field(None, ge=0, description="Retries of a task that asks for one")
-    retry_delay: Seconds | None = Field(None, description="Seconds before a retry")
-    soft_time_limit: Seconds | None = Field(None, description="Seconds until the soft limit")
-    time_limit: Seconds | None = Field(None, description="Seconds until a task is killed")
-    rate_limit: str | None = Field(None, description="Most starts per worker, e.g. 10/m")
-
-    @model_validator(mode="after")
-    def _soft_below_hard(self) -> Self:
-        return _checked_limits(self)
-
-
-def _checked_limits(limits: _Limits) -> _Limits:
-    soft, hard = limits.soft_time_limit, limits.time_limit
-    if soft is not None and hard is not None and soft >= hard:
-        raise ValueError(
-            f"soft_time_limit ({soft:g} s) must be below time_limit ({hard:g} s), "
-            "or the task is killed before it can clean up"
-        )
-    return limits
+        return checked_limits(self)
 
 
 class Route(Section):
@@ -157,11 +143,9 @@ class Route(Section):
     queue: str = Field(min_length=1, description="Queue they go to")
 
 
-class WorkerSettings(Section):
-    """One named worker (or ``processes`` of them) that ``cloche up`` runs."""
+class WorkerDefaults(Section):
+    """What every worker is where ``[workers.NAME]`` does not say otherwise."""
 
-    queues: tuple[str, ...] = Field((), description="Queues it consumes; empty: all declared ones")
-    exclude_queues: tuple[str, ...] = Field((), description="Queues it leaves to other workers")
     pool: Literal["auto", "prefork", "threads", "solo", "asyncio"] = Field(
         "auto", description="Worker pool; auto: asyncio if all its tasks are async, else prefork"
     )
@@ -169,9 +153,6 @@ class WorkerSettings(Section):
         None,
         ge=1,
         description="Tasks at once; unset: cores, at most 4 (threads 10, asyncio 1000)",
-    )
-    processes: int | None = Field(
-        None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
     )
     sync_concurrency: int | None = Field(
         None,
@@ -185,14 +166,37 @@ class WorkerSettings(Section):
         description="Tasks after which a process is replaced; not prefork: only if set here",
     )
     max_memory_per_child: Bytes | None = Field(
-        512 * 1024**2, ge=1, description="Resident bytes after which a process is replaced"
+        512 * 1024**2,
+        ge=1,
+        description="Bytes a pool process may grow by after its first task until it is replaced; "
+        "not prefork: resident bytes of the worker",
     )
+
+
+class WorkerSettings(WorkerDefaults):
+    """One named worker (or ``processes`` of them) that ``cloche up`` runs."""
+
+    queues: tuple[str, ...] = Field((), description="Queues it consumes; empty: all declared ones")
+    exclude_queues: tuple[str, ...] = Field((), description="Queues it leaves to other workers")
+    processes: int | None = Field(
+        None, ge=1, description="How many such workers; unset: 1, of asyncio one per core"
+    )
+
+    def on(self, defaults: WorkerDefaults) -> WorkerSettings:
+        """This worker, with what only ``defaults`` say."""
+        said = defaults.model_dump(exclude_unset=True)
+        return WorkerSettings.model_validate({**said, **self.model_dump(exclude_unset=True)})
 
 
 class BeatSettings(Section):
     """The scheduler."""
 
     enabled: bool = Field(True, description="Whether cloche up runs the scheduler")
+    scheduler: str | None = Field(
+        None,
+        min_length=1,
+        description="Celery's beat_scheduler: module:Class; unset: as the application says",
+    )
     max_interval: Seconds = Field(5, gt=0, description="Most seconds between looks at the schedule")
     name: str | None = Field(
         None,
@@ -216,11 +220,11 @@ class BeatSettings(Section):
 class WatchdogSettings(Section):
     """What ``cloche up`` does about a worker that lives and works no more."""
 
-    enabled: bool = Field(True, description="Whether deaf workers are restarted")
+    enabled: bool = Field(True, description="Whether hung workers are restarted")
     after: Seconds = Field(
         60,
         ge=1,
-        description="Seconds without progress, tasks waiting, after which a worker is deaf",
+        description="Seconds without progress, tasks waiting, after which a worker hangs",
     )
 
 
@@ -237,9 +241,9 @@ class WebSettings(Section):
     """One web server of ours."""
 
     enabled: bool = Field(True, description="Whether cloche up runs it")
-    host: str = Field("127.0.0.1", description="Address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on")
     port: Port = Field(8000, description="Port to listen on")
-    token: SecretStr | None = Field(
+    token: Token | None = Field(
         None, description="Bearer token asked of every request; needed to listen beyond loopback"
     )
     allowed_hosts: tuple[str, ...] = Field(
@@ -260,7 +264,16 @@ class DashboardSettings(WebSettings):
 class DownloadSettings(Section):
     """The ``download`` task family."""
 
+    directory: Path | None = Field(
+        None, description="Where files are kept; unset: downloads in the run directory"
+    )
     max_size: Bytes = Field(2 * 1024**3, ge=1, description="Largest file accepted, bytes")
+    quota: Bytes | None = Field(
+        None, ge=1, description="Most bytes all files may take together; unset: the disk's"
+    )
+    reserve: Bytes = Field(
+        64 * 1024**2, ge=0, description="Bytes of the disk that downloads leave free for others"
+    )
     per_host: int = Field(2, ge=1, description="Downloads from one host at once on this machine")
     connect_timeout: Seconds = Field(10, gt=0, description="Seconds to wait for a connection")
     read_timeout: Seconds = Field(30, gt=0, description="Seconds without a byte until it is broken")
@@ -335,10 +348,17 @@ class StopSettings(Section):
     """How a stop goes."""
 
     soft: Seconds = Field(30, description="worker_soft_shutdown_timeout of the workers, seconds")
-    grace: Seconds = Field(45, description="Seconds a process may take to stop before it is killed")
+    grace: Seconds = Field(
+        45,
+        description="Seconds a process may take to stop before it is killed; unset: 15 more than "
+        "stop.soft, at least 45",
+    )
 
     @model_validator(mode="after")
     def _grace_covers_soft(self) -> Self:
+        if "grace" not in self.model_fields_set:
+            # Frozen for others; pydantic wants the same object back.
+            self.__dict__["grace"] = max(self.grace, self.soft + 15)
         if self.grace < self.soft:
             raise ValueError(
                 f"stop.grace ({self.grace:g} s) must not be below stop.soft ({self.soft:g} s), "
@@ -347,27 +367,22 @@ class StopSettings(Section):
         return self
 
 
-def _default_families() -> dict[str, FamilySettings]:
-    return {
-        "download": FamilySettings(
-            queue="download_queue",
-            max_retries=3,
-            retry_delay=60,
-            soft_time_limit=600,
-            time_limit=900,
-        ),
-        "logs": FamilySettings(queue="logs"),
-        "maintenance": FamilySettings(queue="maintenance_queue", time_limit=3600),
-    }
+def _with_default_families(value: object, info: ValidationInfo) -> object:
+    """A family named in a file refines its default instead of replacing it.
 
-
-def _with_default_families(value: object) -> object:
-    """A family named in a file refines its default instead of replacing it."""
+    A guest has only those that are named, and with the execution log what ends it.
+    """
     if not isinstance(value, dict):
         return value
-    merged: dict[str, Any] = dict(_default_families())
+    defaults: dict[str, Any] = default_families()
+    guest = bool(info.context and info.context.get("guest"))
+    if guest:  # a queue called "logs" may be the project's
+        for name in defaults:
+            defaults[name] = defaults[name].model_copy(update={"queue": f"cloche.{name}"})
+    needed = {other for one in FAMILIES if one.name in value for other in one.needs}
+    merged = {name: one for name, one in defaults.items() if not guest or name in needed}
     for name, family in value.items():
-        base = merged.get(name)
+        base = defaults.get(name)
         if base is not None and isinstance(family, dict):
             family = {**base.model_dump(), **family}
         merged[name] = family
@@ -387,12 +402,13 @@ class Settings(Section):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     tasks: TaskSettings = Field(default_factory=TaskSettings)
     families: Annotated[dict[Name, FamilySettings], BeforeValidator(_with_default_families)] = (
-        Field(default_factory=_default_families, description="Task families by name")
+        Field(default_factory=default_families, description="Task families by name")
     )
     routes: tuple[Route, ...] = Field((), description="Routes, first match, the specific first")
     expect_tasks: tuple[str, ...] = Field(
         (), description="Tasks every worker must know; one that is missing is told at its start"
     )
+    worker: WorkerDefaults = Field(default_factory=WorkerDefaults)
     workers: dict[Name, WorkerSettings] = Field(
         default_factory=dict, description="Workers by name; empty: simple mode"
     )
@@ -405,6 +421,12 @@ class Settings(Section):
     logs: LogSettings = Field(default_factory=LogSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether anything is kept in the database: families or pages that need it."""
+        rows = any(one.keeps_rows and one.name in self.families for one in FAMILIES)
+        return rows or self.service.enabled or self.dashboard.enabled
+
     @model_validator(mode="after")
     def _families_hold_together(self) -> Self:
         """A family's limit must also fit the one it takes from ``[tasks]``."""
@@ -414,9 +436,21 @@ class Settings(Section):
                 for limit in ("soft_time_limit", "time_limit")
             }
             try:
-                _checked_limits(family.model_copy(update=limits))
+                checked_limits(family.model_copy(update=limits))
             except ValueError as error:
                 raise ValueError(f"family {name}, with what it takes from tasks: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_is_let_in(self) -> Self:
+        """A server that others can reach has a token."""
+        for name in ("service", "dashboard"):
+            web: WebSettings = getattr(self, name)
+            if web.enabled and web.token is None and not is_loopback(web.host):
+                raise ValueError(
+                    f"{name}.host is {web.host}, which others can reach, and there is no token: "
+                    f"set {name}.token to a long random secret, or {name}.host to 127.0.0.1"
+                )
         return self
 
     @model_validator(mode="after")

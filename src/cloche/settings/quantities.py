@@ -28,7 +28,7 @@ _DATABASES = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycop
 # prints them adds it masked.
 
 
-class Wanted(str):
+class Expectation(str):
     """What a value must look like, in words: for messages and the reference."""
 
 
@@ -87,10 +87,7 @@ def _database_url(url: SecretStr) -> SecretStr:
     if dialect == "sqlite":
         return SecretStr(f"sqlite://{rest}")
     if dialect not in _DATABASES:
-        raise ValueError(
-            f"Cloche keeps its data in SQLite or PostgreSQL, not in {dialect} - "
-            "set CLOCHE_DATABASE__URL if this address is for another program"
-        )
+        return url  # another program's, perhaps: whoever needs a database refuses it
     # asyncpg says ssl=, libpq (psycopg) says sslmode= for the same thing.
     rest = re.sub(r"([?&])ssl=", r"\1sslmode=", rest)
     return SecretStr(f"{_DATABASES[dialect]}://{rest}")
@@ -114,18 +111,55 @@ def _timezone(name: str) -> str:
     return name
 
 
-Bytes = Annotated[int, BeforeValidator(_bytes), Wanted("size in bytes, e.g. 200M")]
+#: Characters below which a token is guessed sooner or later.
+TOKEN_LENGTH = 8
+
+
+def _token(token: SecretStr) -> SecretStr:
+    """Blank or short: no secret at all."""
+    text = token.get_secret_value().strip()
+    if len(text) < TOKEN_LENGTH:
+        raise ValueError(
+            f"{'a blank' if not text else 'so short a'} token protects nothing: leave it out, or "
+            "write a long random secret (openssl rand -hex 32)"
+        )
+    return SecretStr(text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _rate(text: str) -> str:
+    """A rate limit as Celery reads one: ``10``, ``10/s``, ``10/m``, ``10/h``."""
+    if not re.fullmatch(r"\d+(\.\d+)?(/[smh])?", text.strip()):
+        raise ValueError("this is not a rate: write 10/s, 10/m or 10/h")
+    return text.strip()
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Expectation("size in bytes, e.g. 200M")]
 Seconds = Annotated[
-    float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False), Wanted("seconds, e.g. 90s")
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, allow_inf_nan=False),
+    Expectation("seconds, e.g. 90s"),
 ]
 Age = Annotated[
-    timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0)), Wanted("duration, e.g. 1h")
+    timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0)), Expectation("duration, e.g. 1h")
 ]
-Port = Annotated[int, Field(ge=1, le=65535), Wanted("port")]
-BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url), Wanted("URL")]
-ResultUrl = Annotated[SecretStr, Wanted("URL or name of a result backend")]
-DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url), Wanted("URL")]
-Network = Annotated[str, AfterValidator(_network), Wanted("network")]
-TimeZone = Annotated[str, AfterValidator(_timezone), Wanted("time zone")]
+Port = Annotated[int, Field(ge=1, le=65535), Expectation("port")]
+Token = Annotated[SecretStr, AfterValidator(_token), Expectation("secret of 8 characters and more")]
+Rate = Annotated[str, AfterValidator(_rate), Expectation("rate, e.g. 10/m")]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url), Expectation("URL")]
+ResultUrl = Annotated[SecretStr, Expectation("URL or name of a result backend")]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url), Expectation("URL")]
+Network = Annotated[str, AfterValidator(_network), Expectation("network")]
+TimeZone = Annotated[str, AfterValidator(_timezone), Expectation("time zone")]
 #: Names become parts of dotted keys, variables and node names.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from cloche.settings.keys import Branch, Key, Path_, find, suggest, variable
-from cloche.settings.origin import Candidate, Origin
+from cloche.settings.origin import Origin, OriginCandidate
 
 Where = Callable[[Path_], Origin]
 
@@ -19,10 +19,12 @@ class Reading:
     """Collects from all sources, the strongest first, so that every problem is told at once.
 
     ``places`` remembers where the inner parts of list values stand (``routes.0.pattern``).
+    ``unread`` is what could not be read of files that belong to the project.
     """
 
-    candidates: dict[Path_, list[Candidate]] = field(default_factory=dict)
+    candidates: dict[Path_, list[OriginCandidate]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     places: dict[tuple[Path_, Origin], Where] = field(default_factory=dict)
 
     def take(self, path: Path_, value: object, where: Where) -> None:
@@ -36,6 +38,12 @@ class Reading:
             self._table(path, value, where)
         else:
             self.problem(where(path), f"{_dotted(path)} is a table of settings, not a value")
+
+    def offer(self, path: Path_, value: object, origin: Origin) -> None:
+        """A value that is somebody else's: taken if it can be ours, no problem if not."""
+        before = list(self.problems)
+        self.take(path, value, fixed(origin))
+        self.problems = before
 
     def take_text(self, path: Path_, text: str, origin: Origin) -> None:
         """A value as a variable or a command line gives it: text."""
@@ -64,7 +72,7 @@ class Reading:
         for name, value in table.items():
             self.take((*path, str(name)), value, where)
         if not table and _is_named(path):  # a worker with nothing but defaults is a worker
-            self._add(path, Candidate({}, where(path)))
+            self._add(path, OriginCandidate({}, where(path)))
 
     def _leaf(self, key: Key, path: Path_, value: object, where: Where) -> None:
         if value == "null" and key.nullable:  # TOML has no null of its own
@@ -74,12 +82,12 @@ class Reading:
                 self.problem(where(path), f"{_dotted(path)} must be text: put it in quotes")
                 return
             value = SecretStr(value) if isinstance(value, str) else value
-        candidate = Candidate(value, where(path))
+        candidate = OriginCandidate(value, where(path))
         if key.sequence:
             self.places[path, candidate.origin] = where
         self._add(path, candidate)
 
-    def _add(self, path: Path_, candidate: Candidate) -> None:
+    def _add(self, path: Path_, candidate: OriginCandidate) -> None:
         self.candidates.setdefault(path, []).append(candidate)
 
 

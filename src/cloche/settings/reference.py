@@ -21,14 +21,27 @@ Every value has an origin. The strongest source wins, key by key:
 
 1. the command line: `--set broker.url=…` and options such as `--app`
 2. `CLOCHE_*` variables: `__` for each dot, `CLOCHE_BROKER__URL` for `broker.url`
-3. well-known variables: {well_known}
-4. both kinds of variables in `.env`
-5. `cloche.toml`
-6. `[tool.cloche]` in `pyproject.toml`
-7. what the Celery application itself set
+3. the same variables in `.env`
+4. `cloche.toml`
+5. `[tool.cloche]` in `pyproject.toml`
+6. what the Celery application itself set
+7. well-known variables: {well_known}; in the environment, then in `.env`
 8. the default
 
-The files are those of the current directory. An empty variable counts as unset, and so that a
+Well-known variables belong to your project: they speak to Cloche only where the application says
+nothing. Where Celery reads one itself before the application's own configuration
+(`CELERY_BROKER_URL`, `CELERY_RESULT_BACKEND`), an application that names an address has named that
+one. `DATABASE_URL` counts for applications made with `create_app` only, and what the application or
+such a variable says and no setting of Cloche's can be is left to them: nothing is refused for it.
+
+In an application that was not made with `create_app` the service, the dashboard and Cloche's own
+families are off until they are asked for (`service.enabled`, `dashboard.enabled`,
+`[families.logs]`), and results are kept as by Celery: a day, without arguments
+(`results.expires`, `results.extended`). See [Existing projects](existing-projects.md).
+
+The files are those of the current directory. A line of `.env` that is not `NAME=value`, and a
+`.env` or `pyproject.toml` that cannot be read, is refused in applications made with `create_app`;
+in others, whose files these are, it is a warning. An empty variable counts as unset, and so that a
 file can unset something too, `"null"` does. In variables a list is JSON, or separated by commas
 where its items are plain text; a table is a JSON object. Unknown settings are refused wherever
 they are written. Cloche's own variables {plumbing} are no settings.
@@ -43,7 +56,6 @@ _TABLE = "| key | type | default | meaning |\n|---|---|---|---|"
 
 
 def markdown() -> str:
-    """The reference as Markdown."""
     introduction = _INTRODUCTION.format(
         well_known=", ".join(f"`{name}` ({'.'.join(path)})" for name, path in WELL_KNOWN),
         plumbing=", ".join(f"`{name}`" for name in PLUMBING),
@@ -58,10 +70,15 @@ _DEFAULTS = """\
 
 What `create_app()` and `harden(app)` set in Celery 5.7 and kombu 5.7, on Redis. A key that the
 application has set itself is left alone (tables are filled up key by key), and
-`app.cloche_hardened.left_alone` lists those. Each one is proved on a live worker or connection in
+`app.cloche.hardened.left_alone` lists those. Each one is proved on a live worker or connection in
 `tests/integration/app`, because a dictionary that holds a value proves nothing:
 `task_max_retries`, `task_default_retry_delay`, `broker_transport_options["connection_pool_kwargs"]`
 and `broker_heartbeat` on Redis are copied everywhere and read by nobody.
+
+Three keys are left to applications that `create_app()` did not make, unless a setting says
+otherwise, because who reads the results sees them: `task_track_started` (a reader may take every
+state but PENDING for the end), `result_expires` (it may come hours later, and Celery's default is a
+day) and `result_extended` (arguments would be stored).
 
 Retries, retry delay and time limits of a task family (`tasks.<family>.<name>`) are put on the
 tasks themselves, unless their author or the application's `task_annotations` did. Routes lead
@@ -77,7 +94,9 @@ _ON_RABBITMQ = """
 ## On RabbitMQ
 
 With an `amqp://` broker these are set besides, or instead; proved in `tests/integration/rabbitmq`.
-Queues that the application only names become quorum queues with a delivery limit
+Those about queues are set with `broker.quorum_queues` only, which `create_app()` turns on; an
+existing application keeps its queues as it declares them. With it, queues that the application
+only names become quorum queues with a delivery limit
 (`broker.max_deliveries`) and a queue for dead letters: [RabbitMQ](rabbitmq.md).
 
 | Celery key | value | from | why |

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from celery.schedules import ParseException, crontab
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cloche.settings.quantities import Seconds, Wanted
+from cloche.settings.quantities import Expectation, Seconds
 from cloche.settings.section import Section
 
 #: What to do about runs that nobody sent while no scheduler ran.
@@ -37,8 +37,8 @@ def _table(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
 
-CronLine = Annotated[str, AfterValidator(_cron), Wanted('cron line, e.g. "*/5 * * * *"')]
-Table = Annotated[Mapping[str, Any], BeforeValidator(_table), Wanted("table")]
+CronLine = Annotated[str, AfterValidator(_cron), Expectation('cron line, e.g. "*/5 * * * *"')]
+Table = Annotated[Mapping[str, Any], BeforeValidator(_table), Expectation("table")]
 
 
 class ScheduleSettings(Section):

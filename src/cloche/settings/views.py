@@ -22,7 +22,7 @@ from cloche.settings.secrets import mask, mask_url
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SettingRow:
     """One setting now. ``value`` is fit for JSON and for eyes."""
 
     key: str
@@ -50,7 +50,7 @@ class Explanation:
     default: object
     value: object
     origin: Origin
-    losers: tuple[Row, ...]
+    losers: tuple[SettingRow, ...]
     celery: tuple[CeleryKey, ...]
     restart: str
 
@@ -72,11 +72,11 @@ def shown(value: object) -> object:
     return mask(value)
 
 
-def rows(resolved: Resolved) -> Iterator[Row]:
+def rows(resolved: Resolved) -> Iterator[SettingRow]:
     """Every setting, those of each family and worker too, in the model's order."""
     for path, value in _leaves(resolved.settings, ()):
         key = ".".join(path)
-        yield Row(key, shown(value), resolved.origin(key))
+        yield SettingRow(key, shown(value), resolved.origin(key))
 
 
 def _leaves(value: object, path: Path_) -> Iterator[tuple[Path_, object]]:
@@ -115,7 +115,7 @@ def explain(resolved: Resolved, dotted: str) -> Explanation:
         default=shown(dict(_leaves(Settings(), ())).get(path, key.default)),
         value=shown(values[path]),
         origin=resolved.origin(dotted),
-        losers=tuple(Row(dotted, shown(loser.value), loser.origin) for loser in losers),
+        losers=tuple(SettingRow(dotted, shown(loser.value), loser.origin) for loser in losers),
         celery=tuple(_celery_keys(resolved.settings, path, values[path])),
         restart=key.readers,
     )
@@ -154,8 +154,10 @@ def _celery_keys(settings: Settings, path: Path_, value: object) -> Iterator[Cel
                 yield CeleryKey(key, shown(default.value[options[path]]), default.why)
         elif default.setting == dotted:
             yield CeleryKey(default.key, _as_shown(path, default.value), default.why)
-    for mapped in WORKER if path[0] == "workers" else ():
-        if path[2:] == mapped.path:
+    for mapped in WORKER:
+        if path == mapped.path:
+            yield CeleryKey(mapped.celery, shown(value), "of every worker")
+        elif path[0] == "workers" and path[2:] == mapped.path[1:]:
             yield CeleryKey(mapped.celery, shown(value), f"of the worker {path[1]} only")
 
 

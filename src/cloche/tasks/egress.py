@@ -1,4 +1,4 @@
-"""The way out: which URLs and addresses tasks may contact (SSRF guard).
+"""The way out: which URLs, addresses and certificates tasks may trust (SSRF guard).
 
 A name is resolved once, every address of it is checked, and the connection goes to an
 address that was checked: a name that answers differently the second time (DNS rebinding)
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import (
     IPv4Address,
@@ -21,23 +22,49 @@ from ipaddress import (
 )
 from pathlib import Path
 
-import httpx
+import certifi
+import httpx2
 
 from cloche.errors import EgressRefusedError, SettingsError
-from cloche.tasks.authorities import trusting
 
 Address = IPv4Address | IPv6Address
+
 Network = IPv4Network | IPv6Network
+
 #: (host, port) to the addresses of the host, in the order they should be tried.
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
 #: IPv6 addresses given out so far; all others lead nowhere public.
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
+
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+
 _V4_COMPATIBLE = IPv6Network("::/96")
+
 #: Middle of an ISATAP interface identifier: 0000:5efe or 0200:5efe before the IPv4 address.
 _ISATAP = (0x00005EFE, 0x02005EFE)
+
 _MAX_URL = 8192
+
+
+def trusting(ca_file: Path | None) -> ssl.SSLContext:
+    """A client's TLS context; raises `SettingsError` when ``ca_file`` cannot be used."""
+    context = ssl.create_default_context(cafile=certifi.where())
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise SettingsError(
+                f"download.ca_file cannot be used: {ca_file}.",
+                why=str(error),
+                fix="It must be a file of certificates in PEM form that this process may read.",
+            ) from error
+    return context
+
+
+def bundle(ca_file: Path) -> str:
+    """All of them in PEM form, for programs that read one file; raises as `trusting` does."""
+    return "".join(map(ssl.DER_cert_to_PEM_cert, trusting(ca_file).get_ca_certs(True)))
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -61,11 +88,11 @@ class EgressGuard:
         self._setting = setting
         self._resolve = resolver
 
-    def check_url(self, url: str) -> httpx.URL:
+    def check_url(self, url: str) -> httpx2.URL:
         """What can be said without asking the resolver: scheme, credentials, literal address."""
         try:
-            parsed = httpx.URL(url)
-        except (httpx.InvalidURL, TypeError) as error:
+            parsed = httpx2.URL(url)
+        except (httpx2.InvalidURL, TypeError) as error:
             raise EgressRefusedError(f"Not a URL: {url[:200]!r}.", why=str(error)) from error
         if len(url) > _MAX_URL:
             raise EgressRefusedError(
@@ -119,7 +146,7 @@ class EgressGuard:
         return found
 
 
-class GuardedTransport(httpx.AsyncBaseTransport):
+class GuardedTransport(httpx2.AsyncBaseTransport):
     """Sends each request to a checked address of its host, over a connection of its own.
 
     TLS still names and verifies the host; redirects come through here again.
@@ -128,37 +155,37 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     def __init__(self, guard: EgressGuard, *, ca_file: Path | None = None) -> None:
         self._guard = guard
         # A kept connection is found again by address; it might be another host's.
-        limits = httpx.Limits(max_keepalive_connections=0)
-        self._inner = httpx.AsyncHTTPTransport(
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._inner = httpx2.AsyncHTTPTransport(
             verify=trusting(ca_file), trust_env=False, limits=limits, http2=False
         )
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Resolve, check, pin; the next address is tried where one does not answer."""
         url = self._guard.check_url(str(request.url))
         addresses = await self._addresses(request, url)
         for address in addresses[:-1]:
             try:
                 return await self._send(request, url, address)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 continue
         return await self._send(request, url, addresses[-1])
 
-    async def _addresses(self, request: httpx.Request, url: httpx.URL) -> list[Address]:
+    async def _addresses(self, request: httpx2.Request, url: httpx2.URL) -> list[Address]:
         limit = request.extensions.get("timeout", {}).get("connect")
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             async with asyncio.timeout(limit):
                 return await self._guard.addresses(ascii_host(url), port)
         except TimeoutError as error:
-            raise httpx.ConnectTimeout(f"resolving {url.host} took too long") from error
+            raise httpx2.ConnectTimeout(f"resolving {url.host} took too long") from error
         except OSError as error:
-            raise httpx.ConnectError(f"{url.host} cannot be resolved: {error}") from error
+            raise httpx2.ConnectError(f"{url.host} cannot be resolved: {error}") from error
 
     async def _send(
-        self, request: httpx.Request, url: httpx.URL, address: Address
-    ) -> httpx.Response:
-        pinned = httpx.Request(
+        self, request: httpx2.Request, url: httpx2.URL, address: Address
+    ) -> httpx2.Response:
+        pinned = httpx2.Request(
             request.method,
             url.copy_with(host=str(address)),
             headers=request.headers,  # Host among them, as the original URL has it
@@ -168,20 +195,19 @@ class GuardedTransport(httpx.AsyncBaseTransport):
         return await self._inner.handle_async_request(pinned)
 
     async def aclose(self) -> None:
-        """Close all connections."""
         await self._inner.aclose()
 
 
 def guarded_client(
-    guard: EgressGuard, *, timeout: httpx.Timeout, user_agent: str, ca_file: Path | None = None
-) -> httpx.AsyncClient:
+    guard: EgressGuard, *, timeout: httpx2.Timeout, user_agent: str, ca_file: Path | None = None
+) -> httpx2.AsyncClient:
     """An HTTP client whose every request passes the guard.
 
     It follows no redirects by itself, knows no proxies and reads no ``.netrc``. The
     authorities in ``ca_file`` are trusted besides the public ones; raises `SettingsError`
     when it cannot be read.
     """
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         transport=GuardedTransport(guard, ca_file=ca_file),
         timeout=timeout,
         headers={"User-Agent": user_agent},
@@ -190,10 +216,10 @@ def guarded_client(
     )
 
 
-def ascii_host(url: httpx.URL) -> str:
+def ascii_host(url: httpx2.URL) -> str:
     """The host as DNS and TLS know it.
 
-    `httpx.URL.host` is the readable form, which Python's resolver and ssl module would
+    `httpx2.URL.host` is the readable form, which Python's resolver and ssl module would
     encode by IDNA 2003: another name than the one in the Host header (straße, strasse).
     """
     return url.raw_host.decode("ascii")

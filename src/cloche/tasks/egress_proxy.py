@@ -12,7 +12,7 @@ from asyncio import StreamReader, StreamWriter
 from ipaddress import ip_address
 from typing import Self
 
-import httpx
+import httpx2
 
 from cloche.errors import EgressRefusedError
 from cloche.tasks.egress import EgressGuard, ascii_host
@@ -83,7 +83,7 @@ class EgressProxy:
             upstream[1].write(_origin_form(method, url, head))
         await _relay((reader, writer), upstream)
 
-    async def _connect(self, url: httpx.URL) -> tuple[StreamReader, StreamWriter]:
+    async def _connect(self, url: httpx2.URL) -> tuple[StreamReader, StreamWriter]:
         """A connection to the first checked address that answers."""
         port = url.port or (443 if url.scheme == "https" else 80)
         failure: Exception = OSError("no address")
@@ -98,7 +98,7 @@ class EgressProxy:
         raise failure
 
 
-def _origin_form(method: str, url: httpx.URL, head: bytes) -> bytes:
+def _origin_form(method: str, url: httpx2.URL, head: bytes) -> bytes:
     lines = head.split(b"\r\n")[1:-2]
     kept = [line for line in lines if not line.lower().startswith(_HOP)]
     first = f"{method} {url.raw_path.decode('ascii')} HTTP/1.1".encode()

@@ -12,7 +12,7 @@ from cloche.errors import DatabaseError
 from cloche.logs.retention import expire
 from cloche.settings.of_app import settings_of
 
-EXPIRE_LOGS = "tasks.maintenance.expire_logs"
+EXPIRE_LOGS = "cloche.maintenance.expire_logs"
 
 
 @shared_task(bind=True, name=EXPIRE_LOGS, acks_late=True)

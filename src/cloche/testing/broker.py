@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import redis
 
-from cloche.broker.configuration import quoted
-from cloche.broker.server import bundled_server, find_server
+from cloche.broker.embedded.directory import quoted
+from cloche.broker.embedded.server import bundled_server, find_server
 from cloche.testing.server import ServerProcess
 
 

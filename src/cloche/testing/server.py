@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from cloche.broker import ports
+from cloche.broker.embedded import ports
 from cloche.errors import NotReadyError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -122,7 +122,6 @@ class ServerProcess(ABC):
         self._end(self.graceful, timeout)
 
     def kill(self) -> None:
-        """kill -9."""
         self._end(signal.SIGKILL, 10)
 
     def freeze(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from cloche.settings.model import WebSettings
+from cloche.web.auth import Guesses, session, slow_down
 from cloche.web.pages import page
-from cloche.web.security import same_secret, session
 
 _LIMIT = 32 * 1024
+_FIELDS = 50
 _MONTH = 30 * 24 * 3600
 
 
@@ -27,9 +29,14 @@ async def read_body(request: Request, limit: int = _LIMIT) -> bytes | None:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of an url-encoded form that are not empty; none if it is too long."""
+    """The fields of an url-encoded form that are not empty. Raises HTTPException (413, 400)."""
     body = await read_body(request)
-    pairs = parse_qsl((body or b"").decode("utf-8", "replace"), max_num_fields=50)
+    if body is None:
+        raise HTTPException(413, f"The form is longer than {_LIMIT} bytes")
+    try:
+        pairs = parse_qsl(body.decode("utf-8", "replace"), max_num_fields=_FIELDS)
+    except ValueError:
+        raise HTTPException(400, f"The form has more than {_FIELDS} fields") from None
     return {name: value.strip() for name, value in pairs if value.strip()}
 
 
@@ -44,9 +51,12 @@ def login_routes(settings: WebSettings, purpose: str) -> list[Route]:
         return page("login.html", section=purpose, next=target, wrong=False)
 
     async def check(request: Request) -> Response:
+        guesses: Guesses = request.scope["cloche.guesses"]
+        if guesses.too_many(request.scope):
+            return slow_down()
         form = await read_form(request)
         target = inside(form.get("next", "/"))
-        if not same_secret(form.get("token", ""), token):
+        if not guesses.right(request.scope, form.get("token", ""), token):
             return page("login.html", status=403, section=purpose, next=target, wrong=True)
         answer = RedirectResponse(target, status_code=303)
         answer.set_cookie(

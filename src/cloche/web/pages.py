@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import orjson
 from celery import states
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cloche.plain import utf8
 
 
 class _Transfer(Protocol):
@@ -46,14 +49,17 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
     )
     made.filters |= {
+        "as_is": as_is,
         "brief": brief,
         "bytes": size,
         "clock": clock,
+        "cut": cut,
         "duration": duration,
         "iso": iso,
         "json": indented,
@@ -62,6 +68,7 @@ def _environment() -> Environment:
         "percent": percent,
         "run_tone": run_tone,
         "sentences": sentences,
+        "stamp": stamp,
         "thousands": thousands,
         "title": title,
         "tone": tone,
@@ -74,7 +81,7 @@ def _environment() -> Environment:
 
 def render(template: str, **values: object) -> Markup:
     """The filled template, safe to put into another one."""
-    return Markup(_environment().get_template(template).render(values))  # noqa: S704
+    return Markup(utf8(_environment().get_template(template).render(values)))  # noqa: S704
 
 
 def page(template: str, *, status: int = 200, **values: object) -> HTMLResponse:
@@ -106,6 +113,33 @@ def static_files() -> ASGIApp:
     return app
 
 
+#: Control characters but the ends of lines and tabs, and what turns the direction of a line.
+_HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+
+
+def visible(value: object) -> object:
+    """Text of data as it is shown: what a page would hide is written out, as on a terminal."""
+    if type(value) is not str or value.isprintable():
+        return value
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), value)
+
+
+def as_is(text: str) -> Markup:
+    """For what comes back from a form: every character as it is."""
+    return escape(text)
+
+
+#: Characters of one argument, result or traceback that a page shows.
+SHOWN = 20_000
+
+
+def cut(text: str) -> str:
+    """A text that may be megabytes, as far as a page shows it."""
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[:SHOWN]} … [the first {SHOWN:,} of {len(text):,} characters; JSON has them all]"
+
+
 def size(count: float | None) -> str:
     """``1536`` -> ``1.5 KB``; units of 1024, as settings and file managers count."""
     if count is None:
@@ -135,8 +169,16 @@ def clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S")
 
 
+def stamp(at: datetime) -> str:
+    """When a record was made, in UTC: the time of today, and the day of other days."""
+    time = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+    today = datetime.now(UTC).date()
+    if at.date() == today:
+        return time
+    return f"{at:%b %d} {time}" if at.year == today.year else f"{at:%Y-%m-%d} {time}"
+
+
 def iso(at: float) -> str:
-    """ISO 8601 in UTC."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
@@ -232,5 +274,15 @@ def brief(details: Mapping[str, object]) -> str:
 
 
 def indented(value: object) -> str:
-    """JSON that people read."""
     return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def link(path: str, params: Mapping[str, str], **more: object) -> str:
+    """``path`` with those parameters, and those of ``more`` that are not None."""
+    given = {**params, **{name: str(value) for name, value in more.items() if value is not None}}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def adding(path: str, params: Mapping[str, str]) -> Callable[..., str]:
+    """A function that gives ``path`` with ``params`` and what it is called with."""
+    return lambda **more: link(path, params, **more)

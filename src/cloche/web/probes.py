@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cloche.records import Health
-from cloche.web.security import trusted
+from cloche.web.auth import trusted
 
 #: Seconds for which an answer to ``/readyz`` serves further askers.
 _FRESH = 1.0
@@ -32,7 +32,6 @@ class Probes:
         self._last: tuple[float, tuple[Health, ...]] = (0.0, ())
 
     def routes(self) -> list[Route]:
-        """Both routes."""
         return [Route("/healthz", self.alive), Route("/readyz", self.ready)]
 
     async def alive(self, _request: Request) -> Response:

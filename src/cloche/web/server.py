@@ -16,10 +16,10 @@ from starlette.types import ASGIApp
 
 from cloche.errors import PortTakenError, SettingsError
 from cloche.settings.model import WebSettings
-from cloche.web.security import check_exposure
+from cloche.web.auth import check_exposure
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """A server that says when it listens and closes event streams before it waits."""
 
     def __init__(
@@ -68,7 +68,7 @@ def make_server(
     on_ready: Callable[[], object] = lambda: None,
     on_stop: Callable[[], None] = lambda: None,
     grace: int = 5,
-) -> Server:
+) -> WebServer:
     """A server for ``app``; running transfers get ``grace`` seconds when it stops."""
     config = uvicorn.Config(
         app,
@@ -83,7 +83,7 @@ def make_server(
         server_header=False,
         timeout_graceful_shutdown=grace,
     )
-    return Server(config, on_ready=on_ready, on_stop=on_stop)
+    return WebServer(config, on_ready=on_ready, on_stop=on_stop)
 
 
 def serve(

@@ -16,15 +16,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
-@pytest.fixture(scope="module", params=["kombu", "direct"])
+@pytest.fixture(scope="module", params=["kombu", "direct", "wrapped"])
 def asyncio_worker(
     tmp_path_factory: pytest.TempPathFactory, broker_url: str, request: pytest.FixtureRequest
 ) -> Iterator[Worker]:
-    """A worker on the asyncio pool, of the module's own: once as kombu delivers, once direct."""
+    """A worker on the asyncio pool, of the module's own: as kombu delivers, direct, and as
+    instrumentation makes it: with a wrapper around Celery's tracer and around the bodies."""
     name = f"{request.module.__name__.rpartition('.')[2]}-{request.param}"
     directory = tmp_path_factory.mktemp("asyncio")
-    url = f"cloche+{broker_url}" if request.param == "direct" else broker_url
-    with worker(directory, url, name, concurrency=1000, result_backend=url) as found:
+    url = broker_url if request.param == "kombu" else f"cloche+{broker_url}"
+    environ = {"JOBS_WRAPPED": "yes"} if request.param == "wrapped" else {}
+    with worker(
+        directory, url, name, concurrency=1000, result_backend=url, environ=environ
+    ) as found:
         yield found
 
 

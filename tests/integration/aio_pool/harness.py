@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
 
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import clean_environ
+from tests.commands import Forked
 
 POOLS = {
     "asyncio": "cloche.aio.pool:TaskPool",
-    "plain prefork": "cloche.app.prefork:TaskPool",
-    "plain threads": "cloche.app.thread:TaskPool",
+    "plain prefork": "cloche.worker.prefork:PreforkPool",
+    "plain threads": "cloche.worker.threads:ThreadsPool",
 }
 ROOT = Path(__file__).parents[3]
 
 
-class Worker:
+class Worker(Forked):
     """``celery worker`` on the tests' application, with a queue of its own."""
+
+    ready = " ready."
 
     def __init__(
         self,
@@ -42,9 +41,7 @@ class Worker:
         **conf: Any,
     ) -> None:
         self.name, self.pool = name, pool
-        self.directory = directory
         self.ledger = directory / f"{name}.ledger"
-        self.log_path = directory / f"{name}.log"
         self.conf = {
             "task_default_queue": name,
             "worker_pool": POOLS.get(pool, pool),
@@ -54,7 +51,7 @@ class Worker:
             "worker_hijack_root_logger": False,
             **conf,
         }
-        self.environ = clean_environ(
+        variables = clean_environ(
             JOBS_BROKER=broker,
             JOBS_BACKEND=conf.pop("result_backend", broker.replace("cloche+", "")),
             JOBS_CONF=json.dumps(self.conf),
@@ -67,43 +64,20 @@ class Worker:
         self.app = Celery("tests.integration.aio_pool.jobs", broker=broker)
         self.app.conf.update(
             self.conf,
-            result_backend=self.environ["JOBS_BACKEND"].replace("cloche+", ""),
+            result_backend=variables["JOBS_BACKEND"].replace("cloche+", ""),
             worker_pool="solo",
         )
-        self._command = [
-            sys.executable, "-m", "celery", "-A", module, "worker",
+        words = [
+            "-m", "celery", "-A", module, "worker",
             "-l", "INFO", "-c", str(concurrency), "-E", "-n", f"{name}@test", *arguments,
         ]  # fmt: skip
+        super().__init__(words, directory / f"{name}.log", directory=ROOT, environ=variables)
         self.ledger.touch()
         self.start()
 
-    def start(self) -> None:
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=ROOT,
-                env=self.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
     @property
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def wait_ready(self, times: int = 1) -> Worker:
-        def ready() -> bool:
-            return self.log.count(" ready.") >= times or self.ended
-
-        wait_for("the worker to be ready", ready, 40)
-        assert not self.ended, self.log
-        return self
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+        return self.output
 
     def send(self, task: str, *args: Any, **options: Any) -> Any:
         """Publish a task to this worker: its ``AsyncResult``."""
@@ -126,14 +100,8 @@ class Worker:
         answers = getattr(inspect, question)()
         return answers and answers[to[0]]
 
-    def stop(self, seconds: float = 40, how: int = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(seconds)
-
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        super().close()
         # Celery's results unsubscribe when they die: let them, while the broker is there.
         self.app.backend._pending_results.concrete.clear()
         gc.collect()

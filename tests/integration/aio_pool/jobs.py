@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -29,6 +30,32 @@ app.conf.update(json.loads(os.environ["JOBS_CONF"]))
 logger = get_task_logger(__name__)
 ledger = os.open(os.environ["JOBS_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 coroutines = os.environ["JOBS_POOL"] == "asyncio"
+build_tracer = trace.build_tracer
+
+
+def wrapped_tracer(name: str, task: Any, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """What instrumentation puts in the place of Celery's: around each run, and around the body."""
+    if not getattr(task, "_wrapped_by_test", False):
+        task.run, task._wrapped_by_test = _around(task.run, "body"), True
+    return _around(build_tracer(name, task, *args, **kwargs), "tracer")
+
+
+def _around(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def around(*args: Any, **kwargs: Any) -> Any:
+        outside = _inside.get()
+        token = _inside.set((*outside, what))
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _inside.reset(token)
+
+    return around
+
+
+_inside: ContextVar[tuple[str, ...]] = ContextVar("inside", default=())
+if os.environ.get("JOBS_WRAPPED"):
+    trace.build_tracer = wrapped_tracer
 tracer_before = trace.build_tracer
 
 
@@ -58,7 +85,10 @@ def listen(name: str, told: Any) -> None:
     def heard(sender: Any = None, **given: Any) -> None:
         request = given.get("request")
         uuid = given.get("task_id") or getattr(request, "id", None) or current_task.request.id
-        facts = {key: given[key] for key in ("state", "retval", "result", "reason") if key in given}
+        shown = ("state", "retval", "result", "reason")
+        facts: dict[str, Any] = {key: given[key] for key in shown if key in given}
+        if name in ("failure", "retry"):
+            facts["handled"] = sys.exc_info()[0]
         note("signal", uuid, name, {key: repr(value) for key, value in facts.items()})
 
     told.connect(heard, weak=False)
@@ -80,10 +110,13 @@ class Hooked(app.Task):  # type: ignore[name-defined]
         note("signal", task_id, "on_success", {"retval": repr(retval)})
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        note("signal", task_id, "on_failure", {"exc": repr(exc)})
+        told = {"exc": repr(exc), "handled": repr(sys.exc_info()[0])}
+        causes = re.findall(r"^\w+Error", einfo.traceback, re.MULTILINE)
+        note("signal", task_id, "on_failure", {**told, "causes": causes})
 
     def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        note("signal", task_id, "on_retry", {"exc": repr(exc)})
+        handled = repr(sys.exc_info()[0])
+        note("signal", task_id, "on_retry", {"exc": repr(exc), "handled": handled})
 
     def after_return(self, state: str, retval: Any, task_id: str, *rest: Any) -> None:
         note("signal", task_id, "after_return", {"state": state, "retval": repr(retval)})
@@ -92,6 +125,13 @@ class Hooked(app.Task):  # type: ignore[name-defined]
 @job()
 async def nothing() -> None:
     return None
+
+
+@job()
+async def surroundings() -> tuple[str, ...]:
+    """What this run has around it after an await, among many."""
+    await asyncio.sleep(0.05)
+    return _inside.get()
 
 
 @job()
@@ -120,7 +160,7 @@ async def census() -> dict[str, Any]:
         "threads": len(names),
         "names": names,
         "untouched": trace.build_tracer is tracer_before
-        and trace.build_tracer.__module__ == "celery.app.trace",
+        and build_tracer.__module__ == "celery.app.trace",
         "pid": os.getpid(),
     }
 
@@ -187,7 +227,10 @@ async def by_itself(self: Any) -> int:
 
 @job(base=Hooked, autoretry_for=(ValueError,), max_retries=1, retry_kwargs={"countdown": 0.5})
 async def by_itself_in_vain() -> None:
-    raise ValueError("never")
+    try:
+        raise KeyError("first")
+    except KeyError:
+        raise ValueError("never")  # noqa: B904 (its context is to be told)
 
 
 @job(base=Hooked)
@@ -285,6 +328,16 @@ async def tidy(word: str, seconds: float) -> None:
 async def late(word: str, seconds: float) -> str:
     note("began", word)
     await asyncio.sleep(seconds)
+    note("ended", word)
+    return word
+
+
+@job(acks_late=True)
+async def held(word: str, gate: str) -> str:
+    """Runs until there is a file ``gate``, however long the test takes to look at it."""
+    note("began", word)
+    while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240 (the gate is in another process)
+        await asyncio.sleep(0.05)
     note("ended", word)
     return word
 

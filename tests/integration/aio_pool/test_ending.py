@@ -12,8 +12,7 @@ import pytest
 import redis
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import wait_for
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.aio_pool.harness import Worker, worker
 
 pytestmark = pytest.mark.timeout(120)
@@ -40,13 +39,13 @@ def narrow(tmp_path: Path, broker_url: str) -> Iterator[Worker]:
 
 def test_revoked_jobs_that_wait_in_the_pool_never_start(narrow: Worker) -> None:
     first = narrow.send("tidy", "first", 60)
-    wait_for("its start", lambda: ["first"] in narrow.notes("began"))
+    wait_until(lambda: ["first"] in narrow.notes("began"), "its start")
     quiet, loud = narrow.send("tidy", "quiet", 0), narrow.send("tidy", "loud", 0)
     last = narrow.send("add", 1, 1)
-    wait_for("them in the pool", lambda: (narrow.ask("stats") or {})["pool"]["waiting"] == 3)
+    wait_until(lambda: (narrow.ask("stats") or {})["pool"]["waiting"] == 3, "them in the pool")
     quiet.revoke()
     loud.revoke(terminate=True)
-    wait_for("REVOKED", lambda: loud.state == "REVOKED")
+    wait_until(lambda: loud.state == "REVOKED", "REVOKED")
     first.revoke(terminate=True)
     assert last.get(timeout=20) == 2
     assert [first.state, quiet.state, loud.state] == ["REVOKED"] * 3
@@ -55,7 +54,7 @@ def test_revoked_jobs_that_wait_in_the_pool_never_start(narrow: Worker) -> None:
     # The same worker, a little wider.
     narrow.app.control.pool_grow(3, destination=[f"{narrow.name}@test"], reply=True, timeout=10)
     four = [narrow.send("wait", 2) for _ in range(6)]
-    wait_for("four at once", lambda: narrow.ask("stats")["pool"]["running"] == 4)
+    wait_until(lambda: narrow.ask("stats")["pool"]["running"] == 4, "four at once")
     assert narrow.ask("stats")["pool"]["max-concurrency"] == 4
     narrow.app.control.pool_shrink(2, destination=[f"{narrow.name}@test"], reply=True, timeout=10)
     assert [one.get(timeout=20) for one in four] == [2] * 6
@@ -67,9 +66,9 @@ def test_a_warm_stop_waits_acknowledges_and_keeps_its_connections_alive(
 ) -> None:
     with worker(tmp_path, broker_url, "warm") as found:
         results = [found.send("late", str(number), 3) for number in range(20)]
-        wait_for("all running", lambda: len(found.notes("began")) == 20)
+        wait_until(lambda: len(found.notes("began")) == 20, "all running")
         found.process.send_signal(signal.SIGTERM)
-        wait_for("its farewell", lambda: "Warm shutdown" in found.log)
+        wait_until(lambda: "Warm shutdown" in found.log, "its farewell")
         before = len(found.notes("pulse"))
         assert found.process.wait(30) == 0
         assert len(found.notes("pulse")) >= before + 3
@@ -87,20 +86,20 @@ def test_a_cold_stop_gives_back_what_runs_and_only_that(
         for number in range(5):
             found.send("late", f"quick-{number}", 0.5)
         if not soft_shutdown:
-            wait_for("the quick ones", lambda: len(found.notes("ended")) == 5)
-            wait_for("their acks", lambda: _left(found, broker_url)[1] == 0)
+            wait_until(lambda: len(found.notes("ended")) == 5, "the quick ones")
+            wait_until(lambda: _left(found, broker_url)[1] == 0, "their acks")
         results = [found.send("late", f"slow-{number}", 5) for number in range(5)]
-        wait_for("all running", lambda: len(found.notes("began")) == 10)
+        wait_until(lambda: len(found.notes("began")) == 10, "all running")
         found.process.send_signal(signal.SIGQUIT)
         found.process.wait(40)
-        wait_for("the slow ones back", lambda: _left(found, broker_url)[0] == 5)
+        wait_until(lambda: _left(found, broker_url)[0] == 5, "the slow ones back")
         ended = _words(found, "ended")
         assert ended == {f"quick-{number}": 1 for number in range(5)}
         found.start()
         found.wait_ready(times=2)
         assert [one.get(timeout=40) for one in results] == [f"slow-{n}" for n in range(5)]
         assert set(_words(found, "ended").values()) == {1}
-        wait_for("the last acks", lambda: _left(found, broker_url) == (0, 0))
+        wait_until(lambda: _left(found, broker_url) == (0, 0), "the last acks")
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("redis", marks=pytest.mark.long), "cloche+redis"])
@@ -115,16 +114,16 @@ def test_a_broker_killed_under_running_tasks_loses_none(
         time.sleep(1.2)  # appendfsync everysec
         for number in range(20):
             found.send("late", f"held-{number}", 2)
-        wait_for("ten running", lambda: len(found.notes("began")) == 15)
+        wait_until(lambda: len(found.notes("began")) == 15, "ten running")
         time.sleep(1.2)
         broker.kill()
         time.sleep(1)
         broker.start()
-        wait_for("all of them", lambda: len(_words(found, "ended")) == 25, 60)
+        wait_until(lambda: len(_words(found, "ended")) == 25, "all of them", 60)
         words = _words(found, "ended")
         assert all(words[f"early-{number}"] == 1 for number in range(5))
         found.send("late", "after", 0)
-        wait_for("a new one", lambda: ["after"] in found.notes("ended"), 40)
+        wait_until(lambda: ["after"] in found.notes("ended"), "a new one", 40)
 
 
 def test_the_workers_own_limits_hold_where_task_and_call_have_none(
@@ -147,9 +146,9 @@ def test_the_autoscaler_widens_and_narrows_the_pool(tmp_path: Path, broker_url: 
         worker_prefetch_multiplier=6, environ={"AUTOSCALE_KEEPALIVE": "1"},
     ) as found:  # fmt: skip
         results = [found.send("wait", 3) for _ in range(6)]
-        wait_for("six at once", lambda: found.ask("stats")["pool"]["running"] == 6)
+        wait_until(lambda: found.ask("stats")["pool"]["running"] == 6, "six at once")
         assert [one.get(timeout=30) for one in results] == [3] * 6
-        wait_for("one again", lambda: found.ask("stats")["pool"]["max-concurrency"] == 1)
+        wait_until(lambda: found.ask("stats")["pool"]["max-concurrency"] == 1, "one again")
 
 
 @pytest.mark.parametrize("why", ["max_tasks_per_child", "max_memory_per_child"])
@@ -173,8 +172,8 @@ def test_a_plain_task_that_hangs_does_not_keep_the_worker_from_ending(
     with worker(tmp_path, broker_url, "hanging", task_acks_late=True) as found:
         found.send("plain", 90)
         found.send("late", "waiting", 90)
-        wait_for("the start", lambda: ["waiting"] in found.notes("began"))
-        wait_for("both", lambda: found.ask("stats")["pool"]["sync-running"] == 1)
+        wait_until(lambda: ["waiting"] in found.notes("began"), "the start")
+        wait_until(lambda: found.ask("stats")["pool"]["sync-running"] == 1, "both")
         found.process.send_signal(signal.SIGQUIT)
         found.process.wait(40)
-        wait_for("both given back", lambda: _left(found, broker_url)[0] == 2)
+        wait_until(lambda: _left(found, broker_url)[0] == 2, "both given back")

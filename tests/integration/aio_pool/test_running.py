@@ -12,7 +12,7 @@ from celery import group
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
 from cloche.errors import TaskCancelledError
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 from tests.integration.aio_pool.harness import Worker, worker
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,9 +26,9 @@ def test_a_thousand_sleepers_sleep_at_the_same_time_in_few_threads_and_connectio
     tasks = group(asyncio_worker.signature("wait", 1) for _ in range(1000))
     began = time.monotonic()
     results = tasks.apply_async()
-    at_once = wait_for(
-        "most of them running at once",
+    at_once = wait_until(
         lambda: (asyncio_worker.ask("stats") or {"pool": {"running": 0}})["pool"]["running"],
+        "most of them running at once",
     )
     assert at_once > 10
     assert results.get(timeout=60) == [1] * 1000
@@ -67,7 +67,7 @@ def test_the_hard_limit_ends_what_swallows_cancellation_and_drops_its_late_resul
         result.get(timeout=20)
     assert not asyncio_worker.notes("late")  # it goes on for four seconds
     assert asyncio_worker.app.AsyncResult("errback-of-stubborn").get(timeout=10) is not None
-    wait_for("the body's end", lambda: ["hard"] in asyncio_worker.notes("late"))
+    wait_until(lambda: ["hard"] in asyncio_worker.notes("late"), "the body's end")
     assert ["hard"] in asyncio_worker.notes("swallowed")
     assert asyncio_worker.send("add", 1, 1).get(timeout=10) == 2
     assert result.state == "FAILURE"
@@ -79,7 +79,7 @@ def test_a_coroutine_that_never_awaits_is_named_and_ended_while_the_worker_lives
 ) -> None:
     sibling = asyncio_worker.send("wait", 0.5)
     result = asyncio_worker.send("spin", soft_time_limit=3)
-    wait_for("the stack in the log", lambda: f"jobs.spin[{result.id}]" in _stalls(asyncio_worker))
+    wait_until(lambda: f"jobs.spin[{result.id}]" in _stalls(asyncio_worker), "the stack in the log")
     assert "in spin" in asyncio_worker.log
     assert asyncio_worker.ask("ping") == {"ok": "pong"}
     with pytest.raises(SoftTimeLimitExceeded):
@@ -118,13 +118,13 @@ def test_a_terminated_coroutine_runs_its_finally_blocks_and_stays_revoked(
     asyncio_worker: Worker,
 ) -> None:
     result = asyncio_worker.send("tidy", "revoked", 30)
-    wait_for("its start", lambda: ["revoked"] in asyncio_worker.notes("began"))
+    wait_until(lambda: ["revoked"] in asyncio_worker.notes("began"), "its start")
     result.revoke(terminate=True)
-    wait_for("its clean-up", lambda: ["revoked"] in asyncio_worker.notes("tidied"))
-    wait_for("REVOKED", lambda: result.state == "REVOKED")
+    wait_until(lambda: ["revoked"] in asyncio_worker.notes("tidied"), "its clean-up")
+    wait_until(lambda: result.state == "REVOKED", "REVOKED")
     assert asyncio_worker.send("add", 1, 1).get(timeout=10) == 2
     assert result.state == "REVOKED"
-    wait_for("its slot", lambda: asyncio_worker.ask("stats")["pool"]["running"] == 0)
+    wait_until(lambda: asyncio_worker.ask("stats")["pool"]["running"] == 0, "its slot")
 
 
 def test_every_run_sees_its_own_request_after_awaits_in_child_tasks_and_in_threads(
@@ -140,6 +140,14 @@ def test_every_run_sees_its_own_request_after_awaits_in_child_tasks_and_in_threa
             line.endswith(f"from run {number}") and f"identify[{results[number].id}]" in line
             for line in lines
         ), "the log line does not carry its task's name and id"
+
+
+def test_what_is_put_around_tracer_and_body_is_around_each_run_and_no_other(
+    asyncio_worker: Worker,
+) -> None:
+    runs = group(asyncio_worker.signature("surroundings") for _ in range(100)).apply_async()
+    wrapped = "wrapped" in asyncio_worker.name
+    assert runs.get(timeout=30) == [["tracer", "body"] if wrapped else []] * 100
 
 
 def test_plain_tasks_run_in_threads_beside_coroutines_at_their_own_concurrency(
@@ -189,6 +197,6 @@ def test_it_works_on_a_transport_without_an_event_loop(tmp_path: Path, broker_ur
         assert plain.get(timeout=20)[2] == plain.id
         assert soft.get(timeout=20) == "tidied up"
         unfinished = found.send("late", "last", 2)
-        wait_for("its start", lambda: ["last"] in found.notes("began"))
+        wait_until(lambda: ["last"] in found.notes("began"), "its start")
         assert found.stop() == 0
         assert unfinished.get(timeout=10) == "last"

@@ -13,7 +13,7 @@ import pytest
 from celery import chain, chord, group
 from celery.result import AsyncResult
 
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 from tests.integration.aio_pool.harness import Worker
 
 pytestmark = pytest.mark.timeout(120)
@@ -120,7 +120,7 @@ def stories(asyncio_worker: Worker, prefork_worker: Worker) -> dict[str, dict[st
     told = {}
     for worker in (asyncio_worker, prefork_worker):
         events = Events(worker.app)
-        wait_for("a heartbeat", events.beats)
+        wait_until(events.beats, "a heartbeat")
         results = {name: play(worker) for name, play in PLAYS.items()}
         roots = {name: result.id for name, result in results.items() if result}
         told[worker.pool] = _tell(worker, events, results, roots)

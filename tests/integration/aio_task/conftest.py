@@ -17,8 +17,7 @@ import pytest
 from celery import Celery
 from sqlalchemy import create_engine, text
 
-from cloche.testing import PostgresProcess
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import PostgresProcess, clean_environ, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,7 +113,7 @@ class Project:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_for("the worker to be ready", lambda: " ready." in current.read_text(), 60)
+        wait_until(lambda: " ready." in current.read_text(), "the worker to be ready", 60)
 
     @property
     def output(self) -> str:

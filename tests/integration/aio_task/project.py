@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from celery import Celery, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel
@@ -40,7 +40,7 @@ engine = create_async_engine(
     max_overflow=0,
     connect_args={"server_settings": {"application_name": os.environ["PROJECT_NAME"]}},
 )
-http = httpx.AsyncClient(base_url=os.environ["PROJECT_SITE"])
+http = httpx2.AsyncClient(base_url=os.environ["PROJECT_SITE"])
 
 
 def note(line: str) -> None:

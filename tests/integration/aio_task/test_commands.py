@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cloche.launch.pools import COROUTINES, cores
-from tests.acceptance.stack import Stack, clean_environ
+from cloche.testing import clean_environ
+from tests.acceptance.stack import Stack
 from tests.integration.aio_task.conftest import ROOT
 
 FORGOTTEN = """
@@ -49,7 +50,7 @@ def test_up_runs_the_example_on_asyncio_with_a_process_per_core(tmp_path: Path, 
         )
         assert len(re.findall(r"pool +cloche.aio.pool × 1000", stack.output)) == cores()
         stack.signal(signal.SIGINT)
-        assert stack.wait_exit() == 0
+        assert stack.process.wait(60) == 0
         assert "Traceback" not in stack.output
 
 

@@ -12,7 +12,7 @@ import pytest
 from celery import chain, signature
 from celery.result import ResultSet
 
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 from tests.integration.aio_task.conftest import ROOT, Project
 
 TASKS = 500
@@ -88,10 +88,10 @@ def test_a_soft_limit_lets_the_coroutine_tidy_up_and_return(project: Project) ->
 def test_a_terminated_task_tidies_up(project: Project) -> None:
     before = len(project.lines)
     result = project.send("slow", 60)
-    wait_for("its start", lambda: "started" in project.lines[before:], 60)
+    wait_until(lambda: "started" in project.lines[before:], "its start", 60)
     project.app.control.revoke(result.id, terminate=True)
-    wait_for("its end", lambda: "tidied up" in project.lines[before:], 60)
-    wait_for("its state", lambda: result.state == "REVOKED", 60)
+    wait_until(lambda: "tidied up" in project.lines[before:], "its end", 60)
+    wait_until(lambda: result.state == "REVOKED", "its state", 60)
 
 
 def test_a_stopping_worker_closes_what_it_opened(project: Project) -> None:
@@ -114,7 +114,7 @@ def test_a_worker_that_is_told_to_leave_at_once_lets_the_coroutine_tidy_up(
         project.start()
     before = len(project.lines)
     project.send("slow", 60)
-    wait_for("its start", lambda: "started" in project.lines[before:], 60)
+    wait_until(lambda: "started" in project.lines[before:], "its start", 60)
     project.signal(signal.SIGQUIT)
-    wait_for("its end", lambda: "tidied up" in project.lines[before:], 60)
+    wait_until(lambda: "tidied up" in project.lines[before:], "its end", 60)
     project.wait_end()

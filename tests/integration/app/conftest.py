@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,45 +11,14 @@ from celery import Celery
 
 from cloche.app import create_app
 from cloche.settings import load
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import clean_environ
+from tests.commands import Forked
 
 
-class LiveWorker:
+class LiveWorker(Forked):
     """``cloche worker`` (or ``celery worker``) on the probe application."""
 
-    def __init__(
-        self, directory: Path, number: int, command: list[str], environ: dict[str, str]
-    ) -> None:
-        self.log = directory / f"worker-{number}.log"
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=directory,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def says(self, words: str) -> bool:
-        return words in self.output
-
-    def wait_ready(self) -> None:
-        wait_for("the worker to be ready", lambda: " ready." in self.output or self.ended, 30)
-        assert not self.ended, self.output
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def close(self) -> None:
-        if not self.ended:
-            self.process.kill()
-        self.process.wait(10)
+    ready = " ready."
 
 
 StartWorker = Callable[..., LiveWorker]
@@ -60,6 +27,16 @@ StartWorker = Callable[..., LiveWorker]
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Start workers: ``start(broker_url, "-c", "1", app=…, stock=…, **environ)``."""
+    yield from _starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartWorker]:
+    """The same for a module's tests together."""
+    yield from _starter(tmp_path_factory.mktemp("workers"))
+
+
+def _starter(tmp_path: Path) -> Iterator[StartWorker]:
     started: list[LiveWorker] = []
 
     def start(
@@ -76,7 +53,8 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
         if not stock:
             base += ["-A", app]
         variables = clean_environ(CLOCHE_BROKER__URL=broker_url, PYTHONPATH=root, **environ)
-        worker = LiveWorker(tmp_path, len(started), [*base, *arguments], variables)
+        log = tmp_path / f"worker-{len(started)}.log"
+        worker = LiveWorker(["-m", *base, *arguments], log, environ=variables).start()
         started.append(worker)
         if ready:
             worker.wait_ready()

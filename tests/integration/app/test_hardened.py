@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
 
-from cloche.testing import BrokerProcess, free_port
-from tests.acceptance.stack import wait_for
+from cloche.testing import BrokerProcess, free_port, wait_until
 from tests.integration.app.conftest import StartWorker
 
 ClientApp = Callable[..., Celery]
@@ -28,7 +28,7 @@ def test_a_worker_waits_for_a_broker_that_comes_later(
 ) -> None:
     port = free_port()
     worker = start_worker(f"redis://127.0.0.1:{port}/0", ready=False)
-    wait_for("a failed try", lambda: "the broker does not answer" in worker.output, 30)
+    wait_until(lambda: "the broker does not answer" in worker.output, "a failed try", 30)
     with BrokerProcess(port=port):
         worker.wait_ready()
 
@@ -39,11 +39,11 @@ def test_a_read_only_broker_does_not_end_the_worker(
     worker = start_worker(broker.url, "-c", "1")
     app, client = client_app(broker.url), broker.client()
     client.replicaof("127.0.0.1", str(free_port()))
-    wait_for("the worker to notice", lambda: "the broker does not answer" in worker.output, 30)
+    wait_until(lambda: "the broker does not answer" in worker.output, "the worker to notice", 30)
     client.replicaof("NO", "ONE")
     ledger = tmp_path / "ledger"
     app.send_task("tasks.probe.note", (str(ledger), "after"))
-    wait_for("a task after the failover", lambda: lines(ledger)[1:], 40)
+    wait_until(lambda: lines(ledger)[1:], "a task after the failover", 40)
     assert not worker.ended
     assert worker.output.count("the broker ") < 10, "one voice, not a storm"
 
@@ -55,12 +55,12 @@ def test_a_worker_outlasts_an_outage_that_its_own_limit_of_tries_would_not(
     patient = start_worker(broker.url, "-c", "1", "--name", "patient", **stock)
     hasty = start_worker(broker.url, "-c", "1", "--name", "hasty", PROBE_MAX_RETRIES="1", **stock)
     broker.kill()
-    wait_for("the hasty one to give up", lambda: hasty.ended, 60)
+    wait_until(lambda: hasty.ended, "the hasty one to give up", 60)
     assert not patient.ended
     broker.start()
     ledger = tmp_path / "ledger"
     client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "after"), **IGNORED)
-    wait_for("a task after the outage", lambda: lines(ledger)[1:], 60)
+    wait_until(lambda: lines(ledger)[1:], "a task after the outage", 60)
     assert patient.output.count("the broker ") < 5, "one voice, not a storm"
 
 
@@ -69,7 +69,7 @@ def test_beat_keeps_its_schedule_on_the_broker_and_looks_often(
 ) -> None:
     beat = start_worker(broker.url, "-l", "DEBUG", command="beat", ready=False)
     client = broker.client()
-    wait_for("scheduled tasks", lambda: client.llen("default") > 2, 30)
+    wait_until(lambda: client.llen("default") > 2, "scheduled tasks", 30)
     assert "max interval->5.00 seconds" in beat.output
     assert set(client.hkeys("cloche:beat:probe:runs")) == {"cloche-expire-logs", "tick"}
     assert not list(tmp_path.glob("**/*beat-schedule*"))
@@ -137,11 +137,11 @@ def test_a_killed_workers_task_comes_back_soon(
     first = start_worker(broker.url, "-c", "1", "--name", "first", **soon)
     ledger = tmp_path / "ledger"
     client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "x", 1.5))
-    wait_for("the task to start", lambda: lines(ledger))
+    wait_until(lambda: lines(ledger), "the task to start")
     first.process.kill()
     first.process.wait(10)
     start_worker(broker.url, "-c", "1", "--name", "second", **soon)
-    wait_for("the task to run again", lambda: lines(ledger).count("start x") == 2, 40)
+    wait_until(lambda: lines(ledger).count("start x") == 2, "the task to run again", 40)
 
 
 def test_a_task_that_kills_its_process_is_retried_and_then_given_up(
@@ -171,7 +171,7 @@ def test_a_worker_told_to_hurry_lets_running_tasks_finish(
     worker = start_worker(broker.url, "-c", "1", CLOCHE_STOP__SOFT="2")
     ledger = tmp_path / "ledger"
     client_app(broker.url).send_task("tasks.probe.note", (str(ledger), "x", 1))
-    wait_for("the task to start", lambda: lines(ledger))
+    wait_until(lambda: lines(ledger), "the task to start")
     worker.process.send_signal(signal.SIGQUIT)
     worker.process.wait(30)
     assert lines(ledger) == ["start x", "end x"]
@@ -186,9 +186,9 @@ def test_messages_that_are_not_json_are_refused(
         app.send_task(
             "tasks.probe.note", (str(ledger), serializer), queue="strict", serializer=serializer
         )
-    wait_for("the JSON task", lambda: "end json" in lines(ledger))
+    wait_until(lambda: "end json" in lines(ledger), "the JSON task")
     assert lines(ledger) == ["start json", "end json"]
-    wait_for("the refusal in the log", lambda: "ContentDisallowed" in worker.output, 10)
+    wait_until(lambda: "ContentDisallowed" in worker.output, "the refusal in the log", 10)
 
 
 def test_results_expire_and_tell_their_task(
@@ -199,7 +199,7 @@ def test_results_expire_and_tell_their_task(
     result: AsyncResult = app.send_task(
         "tasks.probe.note", (str(tmp_path / "l"), "x", 1), queue="expiring"
     )
-    wait_for("STARTED to be stored", lambda: result.state == "STARTED")
+    wait_until(lambda: result.state == "STARTED", "STARTED to be stored")
     result.get(timeout=20)
     assert (result.name, result.queue) == ("tasks.probe.note", "expiring")
     ttl = app.backend.client.ttl(app.backend.get_key_for_task(result.id).decode())
@@ -224,7 +224,7 @@ def test_events_tell_sent_received_started_and_succeeded(
         thread.start()
         assert listening.wait(10)
         app.send_task("tasks.probe.note", (str(tmp_path / "l"), "x"), queue="eventful")
-        wait_for("the last event", lambda: "task-succeeded" in seen)
+        wait_until(lambda: "task-succeeded" in seen, "the last event")
         receiver.should_stop = True
         thread.join(10)
     told = [kind for kind in seen if kind.startswith("task-")]
@@ -238,7 +238,7 @@ def test_one_worker_does_not_hoard_what_others_could_run(
     app, ledger = client_app(broker.url), tmp_path / "ledger"
     for number in range(5):
         app.send_task("tasks.probe.note", (str(ledger), str(number), 3))
-    wait_for("the first task", lambda: lines(ledger))
+    wait_until(lambda: lines(ledger), "the first task")
     # One runs and, with late acks, one place of prefetch is all it has.
     assert broker.client().llen("default") == 4
 
@@ -251,13 +251,13 @@ def test_eta_tasks_do_not_fill_the_workers_memory_without_end(
     with app.pool.acquire() as connection:
         for _ in range(1010):
             app.send_task("tasks.probe.limits", countdown=3600, connection=connection, **IGNORED)
-    wait_for("the worker to take what it may", lambda: client.llen("default") < 20, 30)
+    wait_until(lambda: client.llen("default") < 20, "the worker to take what it may", 30)
 
     def prefetch() -> int:
         (stats,) = app.control.inspect(timeout=2).stats().values()
         return int(stats["prefetch_count"])
 
-    wait_for("the limit to be reached", lambda: prefetch() >= 1000, 30)
+    wait_until(lambda: prefetch() >= 1000, "the limit to be reached", 30)
     assert prefetch() == 1000
     assert client.llen("default") > 0
 
@@ -273,7 +273,7 @@ def test_a_new_worker_learns_from_its_neighbours_which_tasks_are_revoked(
         answers = app.control.inspect(timeout=2).revoked() or {}
         return [task for node, ids in answers.items() if node.startswith(name) for task in ids]
 
-    wait_for("the first to know", lambda: revoked_at("first"))
+    wait_until(lambda: revoked_at("first"), "the first to know")
     second = start_worker(broker.url, "-c", "1", "--name", "second")
     assert "sync with 1 nodes" in second.output
     assert revoked_at("second") == ["never-run-this"]
@@ -282,7 +282,7 @@ def test_a_new_worker_learns_from_its_neighbours_which_tasks_are_revoked(
 def test_a_pool_process_over_its_memory_is_replaced(
     broker_url: str, start_worker: StartWorker, client_app: ClientApp
 ) -> None:
-    start_worker(
+    worker = start_worker(
         broker_url,
         "-c",
         "1",
@@ -293,10 +293,15 @@ def test_a_pool_process_over_its_memory_is_replaced(
         CLOCHE_WORKERS__SMALL__MAX_MEMORY_PER_CHILD="1M",
     )
     app = client_app(broker_url)
-    pids = {
-        app.send_task("tasks.probe.limits", queue="small").get(timeout=20)["pid"] for _ in range(3)
-    }
-    assert len(pids) == 3
+
+    def run(name: str, *arguments: object) -> Any:
+        return app.send_task(name, arguments, queue="small").get(timeout=20)
+
+    pids = [run("tasks.probe.limits")["pid"] for _ in range(3)]
+    assert len(set(pids)) == 1, "what it needs from the beginning is no growth"
+    run("tasks.probe.grow", 8)
+    assert run("tasks.probe.limits")["pid"] not in pids
+    assert "KiB more than after its first task (max_memory_per_child" in worker.output
 
 
 def test_a_pool_process_is_replaced_after_its_number_of_tasks(
@@ -334,5 +339,5 @@ def test_an_asyncio_worker_of_stock_celery_is_not_renewed_after_a_thousand_tasks
     start_worker(broker_url, "-P", "custom", "-c", "5", "-n", "loop@%h", stock=True, **pool)
     inspect = client_app(broker_url).control.inspect(timeout=2, limit=1)
     # A question asked before the worker subscribes to them is never heard.
-    ((_, stats),) = wait_for("an answer", inspect.stats, 30).items()
+    ((_, stats),) = wait_until(inspect.stats, "an answer", 30).items()
     assert stats["pool"]["max-tasks-per-child"] == "N/A"

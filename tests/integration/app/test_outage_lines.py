@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import wait_for
+from cloche.launch.workers import HEARTBEAT
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.app.conftest import LiveWorker, StartWorker
 
 ClientApp = Callable[..., Celery]
@@ -25,6 +25,10 @@ def warnings(worker: LiveWorker) -> list[str]:
         for line in worker.output.splitlines()
         if ("WARNING" in line or "ERROR" in line) and "runs as root" not in line
     ]
+
+
+def reminded_twice(worker: LiveWorker) -> bool:
+    return worker.output.count("the broker is away for") > 1
 
 
 def note(app: Celery, directory: Path, pool: str, text: str) -> None:
@@ -66,8 +70,8 @@ def test_the_lines_of_outages_of_broker_and_result_backend(
     for pool in POOLS:
         note(app, tmp_path, pool, "after")
     for pool, worker in workers.items():
-        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
-        wait_for("the last line", partial(worker.says, "the broker answers again"), 20)
+        wait_until(partial(ended, tmp_path, pool, "after"), f"work in {pool}", 40)
+        wait_until(partial(worker.says, "the broker answers again"), "the last line", 20)
         told = warnings(worker)
         assert sum("the broker does not answer" in line for line in told) == 1, told
         assert 2 <= sum("the broker is away for" in line for line in told) <= 4, told
@@ -80,11 +84,30 @@ def test_the_lines_of_outages_of_broker_and_result_backend(
         app.send_task("tasks.probe.limits", queue=pool)  # its result has nowhere to go
     for pool, worker in workers.items():
         line = partial(worker.says, "the result backend does not answer")
-        wait_for(f"the line of {pool}", line, 30)
+        wait_until(line, f"the line of {pool}", 30)
     results.start()
     for worker in workers.values():
-        wait_for("its end", partial(worker.says, "the result backend answers again"), 30)
+        wait_until(partial(worker.says, "the result backend answers again"), "its end", 30)
         assert "Retry (" not in worker.output
+
+
+def test_a_worker_stops_while_its_broker_is_away_though_heartbeats_were_due(
+    results: BrokerProcess, start_worker: StartWorker
+) -> None:
+    workers = [
+        start_worker(
+            *(results.url, "-P", pool, "-c", "1", "--name", pool, "-Q", pool),
+            CLOCHE_BROKER__REMIND=str(HEARTBEAT),
+        )
+        for pool in POOLS
+    ]
+    results.kill()
+    for worker in workers:
+        wait_until(partial(reminded_twice, worker), "two heartbeats to be due")
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        assert worker.process.wait(20) == 0, worker.output
 
 
 def test_a_flapping_broker_costs_no_more_lines_than_the_fault_matrix_allows(
@@ -103,7 +126,7 @@ def test_a_flapping_broker_costs_no_more_lines_than_the_fault_matrix_allows(
     for pool in POOLS:
         note(app, tmp_path, pool, "after")
     for pool, worker in workers.items():
-        wait_for(f"work in {pool}", partial(ended, tmp_path, pool, "after"), 40)
+        wait_until(partial(ended, tmp_path, pool, "after"), f"work in {pool}", 40)
         assert not worker.ended
         # Results are kept on the same server: one voice tells of both.
         assert "the result backend" not in worker.output

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 from tests.integration.app.conftest import StartWorker
 
 ClientApp = Callable[..., Celery]
@@ -35,7 +35,7 @@ def test_a_worker_starts_itself_anew_after_its_number_of_tasks(
     def ends() -> int:
         return ledger.read_text().count("end ") if ledger.exists() else 0
 
-    wait_for("all tasks", lambda: ends() == TASKS, 60)
+    wait_until(lambda: ends() == TASKS, "all tasks", 60)
     counts = Counter(line for line in ledger.read_text().splitlines())
     assert set(counts.values()) == {1}, "none lost, none run twice"
     assert worker.output.count("the worker drains and starts anew: 2") >= 2
@@ -43,7 +43,7 @@ def test_a_worker_starts_itself_anew_after_its_number_of_tasks(
     def settled() -> bool:
         return worker.output.count(" ready.") == worker.output.count("starts anew") + 1
 
-    wait_for("the last one to be ready", settled, 30)
+    wait_until(settled, "the last one to be ready", 30)
     assert not worker.ended
     worker.process.terminate()
     assert worker.process.wait(20) == 0
@@ -62,9 +62,9 @@ def test_a_worker_starts_itself_anew_with_too_much_memory(
     assert app.send_task("tasks.probe.grow", (1,), queue=queue).get(timeout=20) == 1
     assert "starts anew" not in worker.output
     assert app.send_task("tasks.probe.grow", (400,), queue=queue).get(timeout=20) == 400
-    wait_for("a look at the memory", lambda: _looked(app, queue, worker.output), 30)
+    wait_until(lambda: _looked(app, queue, worker.output), "a look at the memory", 30)
     assert " KiB (worker_max_memory_per_child)" in worker.output
-    wait_for("its new life", lambda: worker.output.count(" ready.") == 2, 30)
+    wait_until(lambda: worker.output.count(" ready.") == 2, "its new life", 30)
     assert app.send_task("tasks.probe.grow", (1,), queue=queue).get(timeout=20) == 1
 
 
@@ -86,3 +86,31 @@ def test_a_limit_below_what_the_worker_needs_anyway_is_not_heeded(
     app = client_app(broker_url)
     assert app.send_task("tasks.probe.grow", (1,), queue="low").get(timeout=20) == 1
     assert "starts anew" not in worker.output
+
+
+def test_a_prefork_process_is_replaced_when_it_can_be_reaped_though_its_pipe_closed_before(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    """Celery looks once, when the pipe closes, and then every five seconds: never here."""
+    start_worker(
+        *(broker_url, "-P", "prefork", "-c", "1", "--name", "reaped", "-Q", "reaped"),
+        app="tests.integration.app.unhurried",
+        CLOCHE_WORKERS__REAPED__MAX_TASKS_PER_CHILD="1",
+    )
+    app = client_app(broker_url)
+    first = app.send_task("tasks.unhurried.close_early", queue="reaped").get(timeout=20)
+    assert app.send_task("tasks.unhurried.pid", queue="reaped").get(timeout=30) != first
+
+
+def test_a_prefork_process_is_given_nothing_after_its_last_task(
+    broker_url: str, start_worker: StartWorker, client_app: ClientApp
+) -> None:
+    worker = start_worker(
+        *(broker_url, "-P", "prefork", "-c", "2", "--name", "last", "-Q", "last"),
+        app="tests.integration.app.unhurried",
+        CLOCHE_WORKERS__LAST__MAX_TASKS_PER_CHILD="1",
+    )
+    app = client_app(broker_url)
+    results = [app.send_task("tasks.unhurried.pid", queue="last") for _ in range(12)]
+    assert len({result.get(timeout=30) for result in results}) == 12
+    assert "given back" not in worker.output

@@ -13,7 +13,7 @@ from celery import Celery
 
 from cloche.app.resilience import Resilience, resilient
 from cloche.errors import SettingsError
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import clean_environ, wait_until
 from tests.integration.app.conftest import StartWorker
 
 ClientApp = Callable[..., Celery]
@@ -102,7 +102,7 @@ def test_a_module_that_cannot_be_imported_ends_the_worker_with_its_traceback(
         "from cloche import create_app\napp = create_app('broken', include=['broken_tasks'])\n"
     )
     worker = start_worker(broker_url, app="broken_proj", ready=False)
-    wait_for("its end", lambda: worker.ended, 30)
+    wait_until(lambda: worker.ended, "its end", 30)
     assert worker.process.returncode == 5
     assert "a task module cannot be imported: " in worker.output
     assert "broken_tasks.py:1: ModuleNotFoundError" in worker.output
@@ -127,5 +127,5 @@ def test_tasks_are_listed_with_what_celery_knows_of_them(tmp_path: Path) -> None
     assert (well["module"], well["queue"]) == ("tests.integration.app.resilient_app", "default")
     assert (well["max_retries"], well["time_limit"], well["coroutine"]) == (3, 30, False)
     assert found["tests.integration.app.resilient_app.adegraded"]["coroutine"] is True
-    assert found["tasks.download.fetch"]["queue"] == "download_queue"
+    assert found["cloche.download.fetch"]["queue"] == "download_queue"
     assert "names not of the form" in done.stderr

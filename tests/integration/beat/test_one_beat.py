@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import wait_for
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.beat.conftest import StartBeat
 
 
@@ -30,21 +30,21 @@ def test_the_second_stands_by_and_takes_over_within_the_locks_time(
     broker: BrokerProcess, start_beat: StartBeat
 ) -> None:
     first = start_beat(broker.url)
-    first.says("leads: 4 schedules")
-    first.says("schedule lost names the task tasks.scheduled.nobody, which is not registered")
+    first.wait_says("leads: 4 schedules")
+    first.wait_says("schedule lost names the task tasks.scheduled.nobody, which is not registered")
     second = start_beat(broker.url)
-    second.says(f"stands by: the scheduler at work is pid {first.process.pid} on ")
-    wait_for("runs of the first", lambda: runs(broker) >= 3)
-    assert "sent tick" not in second.output
+    second.wait_says(f"stands by: the scheduler at work is pid {first.process.pid} on ")
+    wait_until(lambda: runs(broker) >= 3, "runs of the first")
+    assert "Sending due task tick" not in second.output
 
     first.process.send_signal(signal.SIGSTOP)  # as good as dead, and it will be back
-    second.says("leads: 4 schedules", 2 + 5)
+    second.wait_says("leads: 4 schedules", 2 + 5)
     assert second.schedules()["scheduler"].startswith(f"pid {second.process.pid} on ")
-    wait_for("runs of the second", lambda: "sent tick" in second.output)
+    wait_until(lambda: "Sending due task tick" in second.output, "runs of the second")
     first.process.send_signal(signal.SIGCONT)
-    first.says(f"stands by: the scheduler at work is pid {second.process.pid} on ")
+    first.wait_says(f"stands by: the scheduler at work is pid {second.process.pid} on ")
     count = runs(broker)
-    wait_for("further runs", lambda: runs(broker) > count + 2)
+    wait_until(lambda: runs(broker) > count + 2, "further runs")
     second.process.send_signal(signal.SIGSTOP)
     # What the runs say was sent is what was sent: none twice, none that nobody knows of.
     assert len(sent(broker)) == runs(broker)
@@ -53,7 +53,7 @@ def test_the_second_stands_by_and_takes_over_within_the_locks_time(
     second.process.terminate()
     assert second.process.wait(10) == 0
     count = runs(broker)
-    wait_for("the first again, at once", lambda: runs(broker) > count, 1.9 + 3)
+    wait_until(lambda: runs(broker) > count, "the first again, at once", 1.9 + 3)
     first.process.terminate()
     assert first.process.wait(10) == 0
     assert len(sent(broker)) == runs(broker)
@@ -64,13 +64,13 @@ def test_a_scheduler_of_the_applications_own_sends_by_the_same_lock(
 ) -> None:
     own = {"app": "tests.integration.beat.own"}
     first = start_beat(broker.url, **own)
-    first.says(f"pid {first.process.pid} decided on tick")
+    first.wait_says(f"pid {first.process.pid} decided on tick")
     second = start_beat(broker.url, **own)
-    second.says(f"stands by: the scheduler at work is pid {first.process.pid} on ")
-    wait_for("runs", lambda: runs(broker) >= 4)
+    second.wait_says(f"stands by: the scheduler at work is pid {first.process.pid} on ")
+    wait_until(lambda: runs(broker) >= 4, "runs")
     assert "decided on tick" not in second.output
     first.process.kill()
-    second.says(f"pid {second.process.pid} decided on tick", 2 + 5)
+    second.wait_says(f"pid {second.process.pid} decided on tick", 2 + 5)
     second.process.send_signal(signal.SIGSTOP)
     assert len(sent(broker)) == runs(broker)
 
@@ -79,14 +79,14 @@ def test_an_outage_costs_two_lines_and_no_run_is_sent_twice(
     broker: BrokerProcess, start_beat: StartBeat
 ) -> None:
     beat = start_beat(broker.url)
-    wait_for("a run", lambda: runs(broker) > 1)
+    wait_until(lambda: runs(broker) > 1, "a run")
     broker.kill()
-    beat.says("the broker does not answer")
+    beat.wait_says("the broker does not answer")
     time.sleep(2)  # the length of the outage, not a wait for something
     broker.start()
-    beat.says("the broker answers again, after")
+    beat.wait_says("the broker answers again, after")
     count = runs(broker)
-    wait_for("runs after it", lambda: runs(broker) > count + 2)
+    wait_until(lambda: runs(broker) > count + 2, "runs after it")
     beat.process.send_signal(signal.SIGSTOP)
     assert len(sent(broker)) == runs(broker)
     assert beat.output.count("WARNING") <= 4, beat.output
@@ -97,10 +97,10 @@ def test_a_scheduler_waits_for_a_broker_that_comes_later(start_beat: StartBeat) 
     with BrokerProcess() as broker:
         broker.kill()
         beat = start_beat(broker.url)
-        beat.says("the broker does not answer")
+        beat.wait_says("the broker does not answer")
         assert beat.process.poll() is None
         broker.start()
-        beat.says("sent tick")
+        beat.wait_says("Sending due task tick")
 
 
 @pytest.mark.parametrize("transport", ["cloche", "stock"])
@@ -114,7 +114,7 @@ def test_schedules_of_the_settings_run_beside_the_applications_own(
         ' "queue": "aside", "kwargs": {"n": 1}, "expires": 60}, "tick": {"enabled": false},'
         ' "both": {"task": "tasks.scheduled.tick", "cron": "0 3 * * *"}}',
     )
-    wait_for("messages", lambda: len(sent(broker, "aside")) >= 2)
+    wait_until(lambda: len(sent(broker, "aside")) >= 2, "messages")
     found = beat.schedules()
     assert found["schedules"].keys() == {
         "cloche-expire-logs",
@@ -145,39 +145,39 @@ def test_missed_runs_are_told_and_caught_up_as_asked(
         ' "slow": {"task": "tasks.scheduled.tick", "every": "2s"}}',
     }
     first = start_beat(broker.url, **options)
-    wait_for("a run", lambda: runs(broker, "slow") == 1)
+    wait_until(lambda: runs(broker, "slow") == 1, "a run")
     first.process.terminate()
     assert first.process.wait(10) == 0
 
     def missed() -> bool:
         return bool(first.schedules()["schedules"]["slow"]["missed"] >= 2)
 
-    wait_for("missed runs", missed, 30)
+    wait_until(missed, "missed runs", 30)
     code, told = first.ask("health", "--only", "beat")
     assert code == 1
     assert "nobody sends" in told
     count = len(sent(broker))
     second = start_beat(broker.url, **options)
-    second.says("slow missed ")
+    second.wait_says("slow missed ")
     if policy == "once":
-        second.says(": it runs once now")
-        wait_for("the run", lambda: len(sent(broker)) > count, 1.9)
+        second.wait_says(": it runs once now")
+        wait_until(lambda: len(sent(broker)) > count, "the run", 1.9)
     else:
-        second.says(": they are skipped")
+        second.wait_says(": they are skipped")
         assert len(sent(broker)) == count
-        wait_for("the next run", lambda: len(sent(broker)) > count)
+        wait_until(lambda: len(sent(broker)) > count, "the next run")
     assert first.schedules()["schedules"]["slow"]["missed"] == 0
 
 
 def test_without_redis_one_scheduler_per_run_directory_works(start_beat: StartBeat) -> None:
     url = "memory://"
     first = start_beat(url, "same")
-    first.says("this broker keeps no lock: one scheduler per run directory")
-    first.says("sent tick")
+    first.wait_says("this broker keeps no lock: one scheduler per run directory")
+    first.wait_says("Sending due task tick")
     second = start_beat(url, "same")
-    second.says(f"stands by: the scheduler at work is pid {first.process.pid}")
+    second.wait_says(f"stands by: the scheduler at work is pid {first.process.pid}")
     first.process.kill()
-    second.says("leads: ")
+    second.wait_says("leads: ")
 
 
 @pytest.mark.parametrize(
@@ -197,3 +197,28 @@ def test_what_is_wrong_with_a_schedule_is_told(
     beat = start_beat("redis://127.0.0.1:1/0", CLOCHE_BEAT__SCHEDULES=f'{{"one": {schedule}}}')
     assert beat.process.wait(30) == 2
     assert words in beat.output
+
+
+TASKS = """
+from celery import Celery
+app = Celery("tasks")
+app.conf.task_default_queue = {queue!r}
+app.conf.beat_schedule = {{{name!r}: {{"task": "tasks.{name}", "schedule": 1.0}}}}
+"""
+
+
+def test_two_applications_of_one_name_send_each_its_own(
+    broker: BrokerProcess, start_beat: StartBeat, tmp_path: Path
+) -> None:
+    beats = {}
+    for where, queue, name in (("a", "one", "x"), ("b", "two", "y"), ("c", "two", "z")):
+        (tmp_path / where).mkdir()
+        (tmp_path / where / "tasks.py").write_text(TASKS.format(queue=queue, name=name))
+        beats[where] = start_beat(broker.url, where, app="tasks")
+        beats[where].wait_says("stands by" if where == "c" else "leads: 1 schedule")
+    wait_until(lambda: sent(broker, "one") and sent(broker, "two"), "both")
+    # Of two that share a queue as well only one can be meant, and the other says so.
+    beats["c"].wait_says("does not send z: if it is another application's, give one of the two")
+    code, text = beats["c"].ask("health", "--only", "beat", app="tasks")
+    assert code == 1
+    assert "does not send z" in text

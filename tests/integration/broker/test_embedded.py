@@ -17,9 +17,9 @@ import pytest
 import redis
 from kombu.connection import Connection
 
-from cloche.broker.address import parse_address
-from cloche.broker.embedded import EmbeddedBroker
-from cloche.broker.probe import client_of, probe
+from cloche.broker.connection.address import parse_address
+from cloche.broker.connection.probe import client_of, probe
+from cloche.broker.embedded.broker import EmbeddedBroker
 from cloche.errors import BrokerError, PortTakenError
 from cloche.testing import BrokerProcess, free_port
 
@@ -139,7 +139,7 @@ def test_a_damaged_log_is_told_with_the_command_that_repairs_it(
     log.write_bytes(log.read_bytes() + b"garbage\r\n" * 20)
     failed = run(broker)
     said = failed.stdout.read().splitlines() if failed.stdout else []
-    error = broker.downfall(said)
+    error = broker.startup_diagnosis(said)
     assert isinstance(error, BrokerError)
     assert "is damaged" in error.what
     assert "Bad file format" in error.why
@@ -229,7 +229,7 @@ def test_a_port_lost_between_choice_and_start_is_told_from_the_servers_words(
     with BrokerProcess(port=broker.port):
         failed = run(broker)
         said = failed.stdout.read().splitlines() if failed.stdout else []
-        assert isinstance(broker.downfall(said), PortTakenError)
+        assert isinstance(broker.startup_diagnosis(said), PortTakenError)
 
 
 def test_the_port_asked_for_is_used(tmp_path: Path, run: Run) -> None:

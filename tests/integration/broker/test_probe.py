@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from cloche.backoff import Backoff
-from cloche.broker.probe import probe, probe_with_retries
+from cloche.broker.connection.probe import probe, probe_with_retries
 from cloche.errors import BrokerError, BrokerFault
 from cloche.testing import BrokerProcess, free_port
 from tests.integration.broker.conftest import Talk
@@ -52,7 +52,7 @@ def test_a_broker_is_reached_over_its_unix_socket_and_in_another_database() -> N
     with BrokerProcess(password="s3cret") as server:
         url = server.unix_url.replace("virtual_host=0", "virtual_host=3")
         facts = probe(url)
-        assert facts.url == url.replace("s3cret", "**")
+        assert facts.url == url.replace("s3cret", "****")
         assert (facts.persistent, facts.persistence) == (False, "none")
         with server.client() as client:
             assert client.info("commandstats")["cmdstat_select"]["calls"] == 1

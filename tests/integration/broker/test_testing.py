@@ -11,7 +11,7 @@ import psutil
 import pytest
 import redis
 
-from cloche.broker.probe import probe
+from cloche.broker.connection.probe import probe
 from cloche.errors import NotReadyError
 from cloche.testing import BrokerProcess
 

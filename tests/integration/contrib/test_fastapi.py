@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, Request
 
@@ -20,8 +20,8 @@ from cloche.contrib.fastapi import Logger, RunId, lifespan, logs_router
 from cloche.errors import ClocheError
 from cloche.settings import load
 from cloche.settings.model import ServiceSettings
-from cloche.testing import PostgresProcess
-from tests.acceptance.stack import Stack, free_port, wait_for
+from cloche.testing import PostgresProcess, free_port, wait_until
+from tests.acceptance.stack import Stack
 from tests.integration.web.stack import serving
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "roadmap"
@@ -34,7 +34,7 @@ STEPS = {"request", "plan", "write", "write/draft", "write/find", "write/review"
 
 
 @contextmanager
-def _api(directory: Path, environ: dict[str, str]) -> Iterator[httpx.Client]:
+def _api(directory: Path, environ: dict[str, str]) -> Iterator[httpx2.Client]:
     """The example's application under uvicorn, as its own words say."""
     port = free_port()
     with (directory / "api.log").open("wb") as log:
@@ -49,8 +49,8 @@ def _api(directory: Path, environ: dict[str, str]) -> Iterator[httpx.Client]:
             stderr=log,
         )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-                wait_for("the application", lambda: _answers(client) or process.poll(), 40)
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                wait_until(lambda: _answers(client) or process.poll(), "the application", 40)
                 assert process.poll() is None, (directory / "api.log").read_text()
                 yield client
         finally:
@@ -59,15 +59,15 @@ def _api(directory: Path, environ: dict[str, str]) -> Iterator[httpx.Client]:
             assert "Traceback" not in (directory / "api.log").read_text()
 
 
-def _answers(client: httpx.Client) -> bool:
+def _answers(client: httpx2.Client) -> bool:
     try:
         return client.get("/openapi.json").status_code == 200
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 
 @contextmanager
-def _running(directory: Path, database: str | None) -> Iterator[tuple[httpx.Client, Stack]]:
+def _running(directory: Path, database: str | None) -> Iterator[tuple[httpx2.Client, Stack]]:
     environ = {"PYTHONPATH": str(EXAMPLE), "CLOCHE_LOGS__INTERVAL": "0.2"}
     if database is not None:
         environ["DATABASE_URL"] = database
@@ -103,7 +103,7 @@ def test_the_example_writes_a_roadmap_and_tells_how(tmp_path: Path, database: st
             # Batches are written side by side: the last record may be there before others.
             return body if body["status"] == "succeeded" and told == STEPS else None
 
-        trace = wait_for("the run to be told", finished, 40)
+        trace = wait_until(finished, "the run to be told", 40)
         assert trace is not None
         steps = {step["path"]: step for step in trace["steps"]}
         # Some questions had no answer at first; each was asked again.
@@ -117,7 +117,7 @@ def test_the_example_writes_a_roadmap_and_tells_how(tmp_path: Path, database: st
         summary = client.get("/api/logs/summary", params={"run": run}).json()
         assert summary["agents"]["writer"] >= 12
         other = client.post("/roadmaps", json={**WISH, "topic": "Bread"}).json()
-        wait_for("it to be told", lambda: client.get(other["trace"]).status_code == 200, 20)
+        wait_until(lambda: client.get(other["trace"]).status_code == 200, "it to be told", 20)
 
         def written() -> dict[str, Any] | None:
             body: dict[str, Any] = client.get(other["trace"]).json()
@@ -125,12 +125,12 @@ def test_the_example_writes_a_roadmap_and_tells_how(tmp_path: Path, database: st
             assert body["status"] in ("waiting", "running", "succeeded"), body
             return body if body["roadmap"] else None
 
-        shown = wait_for("the roadmap", written, 30)
+        shown = wait_until(written, "the roadmap", 30)
         assert shown is not None
         assert [len(week) for week in shown["roadmap"]["weeks"]] == [2, 2, 2]
         assert "you can use seeds in bread" in shown["roadmap"]["weeks"][0][0]["text"].lower()
         # The same records on the operators' page.
-        page = httpx.get(f"{stack.dashboard}/logs/runs/garden/1")
+        page = httpx2.get(f"{stack.dashboard}/logs/runs/garden/1")
         assert page.status_code == 200
         assert "draft" in page.text
 
@@ -150,8 +150,8 @@ def test_without_its_lifespan_it_says_what_is_missing() -> None:
     api.include_router(logs_router())
 
     async def ask() -> None:
-        transport = httpx.ASGITransport(api)
-        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+        transport = httpx2.ASGITransport(api)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
             await client.get("/api/logs")
 
     with pytest.raises(ClocheError, match="not open"):
@@ -179,7 +179,7 @@ def test_a_run_id_from_outside_is_a_plain_word(tmp_path: Path, broker_url: str) 
 
     with (
         serving(api, ServiceSettings(port=free_port())) as running,
-        httpx.Client(base_url=running.url) as client,
+        httpx2.Client(base_url=running.url) as client,
     ):
         named = client.get("/", headers={"x-run-id": "order/7"})
         assert named.json() == {"run": "order/7", "record": "order/7", "mine": 7}

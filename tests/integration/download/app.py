@@ -9,13 +9,14 @@ from typing import Any
 from celery import Celery
 
 from cloche.settings import Settings
+from cloche.settings.of_app import state_of
 from cloche.tasks.download.task import FETCH
 
 
 def make(setup: dict[str, Any]) -> Celery:
     """``broker`` URL, ``settings`` of Cloche, ``task`` attributes of the fetch task."""
     app = Celery("download-test", broker=setup["broker"], backend=setup["broker"])
-    app.cloche_settings = Settings.model_validate(setup["settings"])
+    state_of(app).settings = Settings.model_validate(setup["settings"])
     app.conf.update(
         broker_transport_options={"visibility_timeout": setup.get("visibility_timeout", 3600)},
         broker_connection_retry_on_startup=True,

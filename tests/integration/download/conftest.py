@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +17,10 @@ import pytest
 import redis
 
 from cloche.settings import Settings
+from cloche.settings.of_app import settings_of
 from cloche.tasks.download import Download, Downloads, DownloadState
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, wait_until
+from tests.commands import Forked
 from tests.integration.download.app import make
 from tests.integration.download.server import FileServer
 
@@ -46,17 +46,6 @@ def download_broker() -> Iterator[str]:
         yield own.url
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout: float = 30) -> Any:
-    """The first true value of ``condition``."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"{what}: not within {timeout} s")
-
-
 class Stack:
     """A facade and workers on one broker and one run directory."""
 
@@ -64,7 +53,7 @@ class Stack:
         self.setup = {"broker": broker, "task": {}, **setup}
         self.directory = directory
         self.app = make(self.setup)
-        self.settings: Settings = self.app.cloche_settings
+        self.settings: Settings = settings_of(self.app)
         self.downloads = Downloads(self.app, self.settings)
         self.partial = self.settings.run_dir / "downloads" / "partial"
 
@@ -73,21 +62,17 @@ class Stack:
         """A worker that is ready; its whole process group is gone afterwards."""
         log = self.directory / f"worker-{time.monotonic_ns()}.log"
         command = f"-m celery -A tests.integration.download.app worker -P {pool} -c {concurrency}"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [sys.executable, *command.split(), "-l", "INFO", "--without-mingle"],
-                cwd=ROOT,
-                env={**os.environ, "CLOCHE_TEST": json.dumps(self.setup), "C_FORCE_ROOT": "1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        worker = Forked(
+            [*command.split(), "-l", "INFO", "--without-mingle"],
+            log,
+            directory=ROOT,
+            environ={**os.environ, "CLOCHE_TEST": json.dumps(self.setup), "C_FORCE_ROOT": "1"},
+        )
+        worker.ready = " ready."
         try:
-            wait_for(lambda: " ready." in log.read_text(), f"the worker ({log})")
-            yield psutil.Process(process.pid)
+            with worker:
+                yield psutil.Process(worker.pid)
         finally:
-            kill_group(process.pid)
-            process.wait()
             print(log.read_text())
 
     def state(self, id: str) -> DownloadState:
@@ -99,15 +84,15 @@ class Stack:
         return found
 
     def until(self, id: str, *states: DownloadState, timeout: float = 30) -> Download:
-        wait_for(lambda: self.state(id) in states, f"{states}", timeout)
+        wait_until(lambda: self.state(id) in states, f"{states}", timeout)
         return self.now(id)
 
     def until_received(self, id: str, size: int) -> Download:
-        wait_for(lambda: self.now(id).received >= size, f"{size} bytes")
+        wait_until(lambda: self.now(id).received >= size, f"{size} bytes")
         return self.now(id)
 
     def over(self, id: str, timeout: float = 60) -> Download:
-        wait_for(lambda: not self.state(id).active, "the end of the download", timeout)
+        wait_until(lambda: not self.state(id).active, "the end of the download", timeout)
         return self.now(id)
 
 

@@ -6,9 +6,10 @@ import contextlib
 import gzip
 import hashlib
 import re
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,3 +205,32 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Connection", "close")
         self.end_headers()
+
+
+class RawServer:
+    """Answers the n-th connection with the bytes of ``answer(n, first byte asked for)``, and
+    closes it: what no well-behaved server would send.
+    """
+
+    def __init__(self, answer: Callable[[int, int | None], bytes]) -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/file"
+
+    def __enter__(self) -> RawServer:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        number = 0
+        with contextlib.suppress(OSError):
+            while True:
+                link, _ = self._listener.accept()
+                number += 1
+                with link, contextlib.suppress(OSError):
+                    asked = re.search(rb"(?i)range: bytes=(\d+)-", link.recv(65536))
+                    link.sendall(self._answer(number, int(asked[1]) if asked else None))

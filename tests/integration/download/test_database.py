@@ -25,13 +25,13 @@ from cloche.errors import DatabaseError
 from cloche.logs.table import metadata as logs_metadata
 from cloche.settings import Settings
 from cloche.tasks.download import Downloads
-from cloche.tasks.download.catalogue import Catalogue
-from cloche.tasks.download.records import DownloadState, Order, Stored
+from cloche.tasks.download.records import DownloadOrder, DownloadState, Stored
+from cloche.tasks.download.repository import DownloadRepository
 from cloche.tasks.download.table import downloads as downloads_table
 from cloche.tasks.download.table import metadata as downloads_metadata
 from cloche.testing import PostgresProcess
 
-ORDER = Order("http://h/x", None, 1000, None, "http")
+ORDER = DownloadOrder("http://h/x", None, 1000, None, "http")
 STORED = Stored("ab" * 32, 10, "x", None)
 
 
@@ -65,8 +65,8 @@ def _on(url: str, run_dir: Path) -> Settings:
 
 
 @pytest.fixture
-def catalogue(database: Database) -> Catalogue:
-    return Catalogue(database)
+def catalogue(database: Database) -> DownloadRepository:
+    return DownloadRepository(database)
 
 
 def test_the_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
@@ -78,7 +78,7 @@ def test_the_migrations_lead_to_the_tables_of_the_code(database: Database) -> No
 
 def _differences(connection: Connection, metadata: MetaData) -> Any:
     """What would have to change; what SQLAlchemy cannot describe (text search) aside."""
-    known = {"seq", "log_records_text"}
+    known = {"seq", "cloche_log_records_text"}
 
     def ours(_object: object, name: str, kind: str, *_: object) -> bool:
         return name not in known if kind != "table" else name in metadata.tables
@@ -90,9 +90,9 @@ def _differences(connection: Connection, metadata: MetaData) -> Any:
 def test_migrating_again_changes_nothing(settings: Settings) -> None:
     database = Database(settings)
     database.migrate()
-    Catalogue(database).add(ORDER)
+    DownloadRepository(database).add(ORDER)
     database.migrate()
-    assert len(Catalogue(database).page()) == 1
+    assert len(DownloadRepository(database).page()) == 1
     database.close()
 
 
@@ -131,7 +131,7 @@ def _exit_codes(work: Callable[[Settings], None], each: Sequence[Settings]) -> l
 
 def test_a_database_of_a_newer_version_is_left_alone(database: Database) -> None:
     with database.write() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE cloche_alembic_version SET version_num = '9999'"))
     with pytest.raises(DatabaseError, match="newer Cloche") as caught:
         database.migrate()
     assert str(database.url.password) not in str(caught.value)
@@ -175,7 +175,7 @@ def test_a_server_that_went_down_says_so_and_is_found_again(postgres: PostgresPr
     with PostgresProcess() as own:
         database = Database(Settings.model_validate({"database": {"url": own.url}}))
         database.migrate()
-        catalogue = Catalogue(database)
+        catalogue = DownloadRepository(database)
         id = catalogue.add(ORDER)[0].id
         own.kill()
         with pytest.raises(DatabaseError, match="nothing listens there"):
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_database_says_so(tmp_path: Path) -> None:
         Database(Settings(run_dir=tmp_path)).migrate()
 
 
-def test_a_forked_child_has_connections_of_its_own(catalogue: Catalogue) -> None:
+def test_a_forked_child_has_connections_of_its_own(catalogue: DownloadRepository) -> None:
     id = catalogue.add(ORDER)[0].id
     child = os.fork()
     if child == 0:
@@ -223,7 +223,7 @@ def test_a_forked_child_has_connections_of_its_own(catalogue: Catalogue) -> None
     assert row.state is DownloadState.RUNNING
 
 
-def test_equal_requests_at_the_same_moment_become_one_row(catalogue: Catalogue) -> None:
+def test_equal_requests_at_the_same_moment_become_one_row(catalogue: DownloadRepository) -> None:
     rows: list[tuple[str, bool]] = []
 
     def add() -> None:
@@ -239,7 +239,7 @@ def test_equal_requests_at_the_same_moment_become_one_row(catalogue: Catalogue) 
     assert [new for _, new in rows].count(True) == 1
 
 
-def test_progress_reads_the_cancellation_back(catalogue: Catalogue) -> None:
+def test_progress_reads_the_cancellation_back(catalogue: DownloadRepository) -> None:
     id = catalogue.add(ORDER)[0].id
     assert not catalogue.progress(id, 1, 10, 1.0, 0)  # not running
     catalogue.start(id)
@@ -250,7 +250,7 @@ def test_progress_reads_the_cancellation_back(catalogue: Catalogue) -> None:
     assert not catalogue.progress(id, 6, 10, 1.0, 0)
 
 
-def test_a_row_that_is_over_stays_so(catalogue: Catalogue) -> None:
+def test_a_row_that_is_over_stays_so(catalogue: DownloadRepository) -> None:
     id = catalogue.add(ORDER)[0].id
     catalogue.start(id)
     assert catalogue.done(id, STORED, cached=False, checked=1.0)
@@ -272,7 +272,7 @@ def _age(database: Database, seconds: float) -> None:
 
 
 def test_a_row_without_a_sign_of_life_is_stalled_and_can_be_queued_again(
-    catalogue: Catalogue, database: Database
+    catalogue: DownloadRepository, database: Database
 ) -> None:
     first = catalogue.add(ORDER)[0]
     catalogue.start(first.id)
@@ -288,7 +288,7 @@ def test_a_row_without_a_sign_of_life_is_stalled_and_can_be_queued_again(
 
 
 def test_a_stalled_row_is_cancelled_without_its_worker(
-    catalogue: Catalogue, database: Database
+    catalogue: DownloadRepository, database: Database
 ) -> None:
     id = catalogue.add(ORDER)[0].id
     catalogue.start(id)
@@ -299,7 +299,7 @@ def test_a_stalled_row_is_cancelled_without_its_worker(
 
 
 def test_a_download_whose_worker_never_came_back_fails_in_the_end(
-    catalogue: Catalogue, database: Database, tmp_path: Path
+    catalogue: DownloadRepository, database: Database, tmp_path: Path
 ) -> None:
     settings = Settings(run_dir=tmp_path)
     downloads = Downloads(Celery(broker="memory://"), settings, database)

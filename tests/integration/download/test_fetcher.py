@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
+import shutil
 import socket
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -21,13 +24,12 @@ from cloche.errors import (
     EgressRefusedError,
 )
 from cloche.settings.model import DownloadSettings
-from cloche.tasks.download.checksum import Checksum
+from cloche.tasks.download.cache import Space
 from cloche.tasks.download.fetcher import Fetcher
-from cloche.tasks.download.part import Part, PartMeta
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Order, Stored
+from cloche.tasks.download.part import Checksum, Part, PartMeta
+from cloche.tasks.download.records import DownloadOrder, Progress, Stored
 from cloche.tasks.egress import EgressGuard
-from tests.integration.download.server import File, FileServer
+from tests.integration.download.server import File, FileServer, RawServer
 
 LOCAL = ("127.0.0.0/8",)
 
@@ -57,7 +59,7 @@ class Bench:
             EgressGuard(allow, setting="download.allow_networks"),
             Backoff(first=0.01, limit=0.02),
         )
-        order = Order(url, checksum, max_size, None, "http")
+        order = DownloadOrder(url, checksum, max_size, None, "http")
         return asyncio.run(fetcher.fetch(order, Part(self.path, expected), self.progress, known))
 
     def file(self, url: str, **options: Any) -> Stored:
@@ -167,15 +169,159 @@ def test_a_part_longer_than_the_file_starts_over(bench: Bench, server: FileServe
     assert bench.file(url).sha256 == file.sha256
 
 
-def test_without_a_validator_only_this_transfer_is_continued(
-    bench: Bench, server: FileServer, noise: bytes
+@pytest.mark.parametrize("checksum", [False, True])
+def test_without_a_validator_only_a_checksum_lets_a_part_be_continued(
+    bench: Bench, server: FileServer, noise: bytes, checksum: bool
 ) -> None:
-    file = File(noise, etag=None, drops=[1_000_000, 1_000_000])
+    file = File(noise, etag=None, drops=[1_000_000])
     url = server.add("/x", file)
-    with pytest.raises(DownloadBrokenError):
-        bench.fetch(url, resumes=0)
-    assert bench.file(url).sha256 == file.sha256
-    assert [request.get("range") for request in file.requests] == [None, None, "bytes=1000000-"]
+    expected = f"sha256:{file.sha256}" if checksum else None
+    assert bench.file(url, checksum=expected).sha256 == file.sha256
+    asked = [request.get("range") for request in file.requests]
+    assert asked == [None, "bytes=1000000-" if checksum else None]
+
+
+def _head(status: int, *headers: str) -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status} X", *headers, "", "")).encode()
+
+
+_CHUNKED = "Transfer-Encoding: chunked"
+_OLD, _NEW = bytes(range(256)) * 4000, bytes(range(255, -1, -1)) * 4000
+_SIZE, _CUT = len(_OLD), 600_000
+_DAY_1, _DAY_2 = "Mon, 01 Jan 2024 00:00:00 GMT", "Tue, 02 Jan 2024 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "total"),
+    [
+        (['ETag: "1"'], ['ETag: "2"'], _SIZE),
+        (['ETag: "1"'], ['ETag: W/"1"'], _SIZE),
+        (['ETag: "1"'], [], _SIZE),
+        (['ETag: W/"1"'], ['ETag: W/"1"'], _SIZE),
+        ([f"Last-Modified: {_DAY_1}"], [f"Last-Modified: {_DAY_2}"], _SIZE),
+        ([f"Last-Modified: {_DAY_1}"], [], _SIZE),
+        # Written in the second it was sent: it may have changed once more in that second.
+        ([f"Last-Modified: {_DAY_1}", f"Date: {_DAY_1}"], [f"Last-Modified: {_DAY_1}"], _SIZE),
+        (['ETag: W/"1"', f"Last-Modified: {_DAY_1}"], ['ETag: W/"2"'], _SIZE),
+        (['ETag: "1"'], ['ETag: "1"'], _SIZE + 1),
+        (['ETag: "1"'], ['ETag: "1"'], None),
+        ([], [], _SIZE),
+    ],
+)
+def test_a_reply_that_may_be_of_another_version_is_never_appended(
+    bench: Bench, first: list[str], second: list[str], total: int | None
+) -> None:
+    def answer(number: int, start: int | None) -> bytes:
+        if number == 1:
+            # A length that is not known: only the 206 tells one.
+            length = () if total is None else (f"Content-Length: {_SIZE}",)
+            chunked = (*first, "Transfer-Encoding: chunked")
+            if length:
+                return _head(200, *first, *length) + _OLD[:_CUT]
+            return _head(200, *chunked) + b"%x\r\n" % _CUT + _OLD[:_CUT] + b"\r\n"
+        if start is None:
+            return _head(200, *second, f"Content-Length: {_SIZE}") + _NEW
+        rest = f"bytes {start}-{_SIZE - 1}/{total or '*'}"
+        head = _head(206, *second, f"Content-Range: {rest}", f"Content-Length: {_SIZE - start}")
+        return head + _NEW[start:]
+
+    with RawServer(answer) as raw:
+        assert bench.file(raw.url).sha256 == hashlib.sha256(_NEW).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("sized", "same"), [(True, ['ETag: "1"']), (False, ['ETag: "1"']), (False, [])]
+)
+def test_a_416_completes_a_part_only_of_the_same_file(
+    bench: Bench, sized: bool, same: list[str]
+) -> None:
+    bench.path.write_bytes(_OLD)
+    meta = {"etag": '"1"', "total": _SIZE if sized else None}
+    bench.path.with_name("part.json").write_text(json.dumps(meta))
+
+    def answer(number: int, start: int | None) -> bytes:
+        if start is None:
+            return _head(200, f"Content-Length: {_SIZE}") + _NEW
+        return _head(416, *same, f"Content-Range: bytes */{_SIZE}", "Content-Length: 0")
+
+    with RawServer(answer) as raw:
+        wanted = _OLD if sized or same else _NEW
+        assert bench.file(raw.url).sha256 == hashlib.sha256(wanted).hexdigest()
+
+
+def _raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+_TEXT = b"some text " * 30_000
+_TWO = gzip.compress(_TEXT[:100_000]) + gzip.compress(_TEXT[100_000:])
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "wanted"),
+    [
+        ("gzip", _TWO, _TEXT),
+        ("gzip", _TWO + bytes(512), _TEXT),
+        ("gzip", gzip.compress(b"") + gzip.compress(_TEXT), _TEXT),
+        ("gzip, identity", gzip.compress(_TEXT), _TEXT),
+        ("gzip, gzip", gzip.compress(_TWO), _TEXT),
+        ("deflate", zlib.compress(_TEXT), _TEXT),
+        ("deflate", _raw_deflate(_TEXT), _TEXT),
+        ("deflate", _raw_deflate(b""), b""),
+        ("gzip", b"", b""),
+        ("gzip", _TWO[:-5], None),
+        ("gzip", _TWO + b"\x1f", None),
+        ("gzip", _TWO + b"\x1f\x8b\x08", None),
+        ("gzip", _TWO + b"something else", None),
+        ("gzip, gzip", gzip.compress(_TWO[:-5]), None),
+        ("deflate", _raw_deflate(_TEXT)[:-3], None),
+        ("gzip", _TEXT, None),
+        ("br", _TEXT, None),
+        ("identity", _TEXT, _TEXT),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("framing", ["length", "chunked, in bytes"])
+def test_every_encoding_gives_the_whole_file_or_none(
+    bench: Bench, coding: str, body: bytes, wanted: bytes | None, framing: str
+) -> None:
+    head = _head(200, f"Content-Encoding: {coding}", f"Content-Length: {len(body)}")
+    reply = head + body
+    if framing != "length":
+        head = _head(200, f"Content-Encoding: {coding}", "Transfer-Encoding: chunked")
+        pieces = [body[at : at + 1] for at in range(min(len(body), 3))] + [body[3:]]
+        chunks = (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
+        reply = head + b"".join(chunks) + b"0\r\n\r\n"
+    with RawServer(lambda *_: reply) as raw:
+        if wanted is None:
+            with pytest.raises((DownloadBrokenError, DownloadRefusedError)):
+                bench.fetch(raw.url, resumes=0)
+        else:
+            assert bench.file(raw.url).sha256 == hashlib.sha256(wanted).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("reply", "wanted"),
+    [
+        (_head(200, "Content-Length: 3", _CHUNKED) + b"5\r\nhello\r\n0\r\n\r\n", 5),
+        (_head(200, _CHUNKED) + b"5\r\nhello\r\n", None),
+        (_head(200, _CHUNKED) + b"5\r\nhel", None),
+        (_head(200, "Content-Length: 9") + b"hello", None),
+        (_head(200) + b"hello", 5),
+        (_head(200, "Content-Encoding: gzip"), None),
+    ],
+    ids=range(6),
+)
+def test_an_early_end_is_seen_in_every_framing_that_can_tell_one(
+    bench: Bench, reply: bytes, wanted: int | None
+) -> None:
+    with RawServer(lambda *_: reply) as raw:
+        if wanted is None:
+            with pytest.raises(DownloadBrokenError):
+                bench.fetch(raw.url, resumes=0)
+        else:
+            assert bench.file(raw.url).size == wanted
 
 
 def test_resuming_ends_when_no_byte_comes_any_more(
@@ -339,6 +485,25 @@ def test_a_full_disk_is_reported_before_the_transfer(bench: Bench, server: FileS
     file = File(b"x", declared=10**15)
     with pytest.raises(DownloadRefusedError, match="no room"):
         bench.fetch(server.add("/x", file), max_size=10**16)
+    assert not bench.path.exists()
+
+
+def test_a_body_of_unknown_length_leaves_the_reserve_free_and_gives_back_what_it_took(
+    bench: Bench, server: FileServer
+) -> None:
+    free = shutil.disk_usage(bench.path.parent).free
+    with pytest.raises(DownloadRefusedError, match="no room"):
+        bench.fetch(server.add("/x", File(endless=True)), reserve=free - 20 * 1024**2)
+    assert not list(bench.path.parent.iterdir())
+
+
+def test_all_downloads_together_stay_within_their_quota(tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    (tmp_path / "objects" / "one").write_bytes(bytes(600))
+    space = Space(tmp_path, reserve=0, quota=1000)
+    space.check(400)
+    with pytest.raises(DownloadRefusedError, match=r"download\.quota"):
+        space.check(401)
 
 
 Names = Callable[[str, int], Awaitable[list[str]]]
@@ -359,7 +524,7 @@ def _fetch_by_name(
 ) -> Stored | None:
     guard = EgressGuard(["127.0.0.0/30"], setting="s", resolver=resolver)
     server.add("/x", file)
-    order = Order(f"http://files.example:{server.port}/x", None, 10**9, None, "http")
+    order = DownloadOrder(f"http://files.example:{server.port}/x", None, 10**9, None, "http")
     fetcher = Fetcher(DownloadSettings(resumes=1), guard, Backoff(first=0.01))
     return asyncio.run(fetcher.fetch(order, Part(directory / "p"), Progress()))
 
@@ -407,7 +572,7 @@ def test_a_resolver_that_has_no_answer_now_is_a_broken_transfer(tmp_path: Path) 
 
     guard = EgressGuard(setting="s", resolver=resolve)
     fetcher = Fetcher(DownloadSettings(resumes=0), guard, Backoff(first=0.01))
-    order = Order("http://files.example/", None, 1, None, "http")
+    order = DownloadOrder("http://files.example/", None, 1, None, "http")
     with pytest.raises(DownloadBrokenError):
         asyncio.run(fetcher.fetch(order, Part(tmp_path / "p"), Progress()))
 

@@ -18,9 +18,8 @@ from cloche.app import create_app
 from cloche.database import Database
 from cloche.settings import load
 from cloche.tasks.download import Download, Downloads, DownloadState
-from cloche.testing import PostgresProcess
-from tests.acceptance.stack import clean_environ
-from tests.integration.download.conftest import kill_group, wait_for
+from cloche.testing import PostgresProcess, clean_environ, wait_until
+from tests.integration.download.conftest import kill_group
 from tests.integration.download.server import File, FileServer
 
 
@@ -58,7 +57,7 @@ class Production:
                 start_new_session=True,
             )
         try:
-            wait_for(lambda: " ready." in self.log.read_text(), f"the worker ({self.log})")
+            wait_until(lambda: " ready." in self.log.read_text(), f"the worker ({self.log})")
             yield psutil.Process(process.pid)
         finally:
             kill_group(process.pid)
@@ -75,7 +74,7 @@ class Production:
         return found
 
     def until(self, id: str, condition: Callable[[Download], bool], what: str) -> Download:
-        wait_for(lambda: condition(self.now(id)), what)
+        wait_until(lambda: condition(self.now(id)), what)
         return self.now(id)
 
     def until_received(self, id: str, size: int) -> None:
@@ -131,7 +130,7 @@ def test_a_download_survives_a_restart_of_postgresql(
             id = stack.downloads.request(server.add("/x", file)).id
             stack.until_received(id, 1_000_000)
             own.kill()
-            wait_for(lambda: "not written" in stack.log.read_text(), "the worker to notice")
+            wait_until(lambda: "not written" in stack.log.read_text(), "the worker to notice")
             own.start()
             file.released.set()
             done = stack.over(id)
@@ -190,7 +189,7 @@ def test_a_download_that_kills_every_process_fails_in_the_end(
             [child] = [child for child in worker.children() if _talks_to(child, server.port)]
             child.send_signal(signal.SIGKILL)
         failed = stack.over(id)
-        wait_for(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
+        wait_until(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
         assert failed.state is DownloadState.FAILED
         assert "process was killed" in (failed.error or "")
         file.released.set()
@@ -209,7 +208,7 @@ def test_the_familys_soft_limit_ends_a_download_and_keeps_what_came(
         assert failed.state is DownloadState.FAILED
         assert "time limit was reached after 2 s" in (failed.error or "")
         assert failed.received > 1_000_000
-        wait_for(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
+        wait_until(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
         file.released.set()
         assert stack.over(stack.downloads.request(url).id).sha256 == file.sha256
     assert _resumed_at(file) > 1_000_000
@@ -232,8 +231,8 @@ def test_the_familys_hard_limit_ends_a_download_that_no_longer_reacts(
         failed = stack.over(id)
         assert failed.state is DownloadState.FAILED
         assert "hard time limit" in (failed.error or "")
-        wait_for(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
-        wait_for(lambda: not child.is_running(), "the process to be killed")
+        wait_until(lambda: stack.task_state(failed) == "FAILURE", "FAILURE")
+        wait_until(lambda: not child.is_running(), "the process to be killed")
         file.released.set()
         assert stack.over(stack.downloads.request(url).id).sha256 == file.sha256
     assert _resumed_at(file) > 1_000_000

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -22,12 +22,13 @@ from cloche.errors import (
 )
 from cloche.settings.model import DownloadSettings
 from cloche.tasks.download import DownloadState
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Order, Stored
+from cloche.tasks.download.cache import Space
+from cloche.tasks.download.records import DownloadOrder, Progress, Stored
 from cloche.tasks.download.ytdlp import YtDlp, knows
 from cloche.tasks.egress import EgressGuard
 from cloche.tasks.egress_proxy import EgressProxy
-from tests.integration.download.conftest import Stacks, kill_group, wait_for
+from cloche.testing import wait_until
+from tests.integration.download.conftest import Stacks, kill_group
 from tests.integration.download.server import File, FileServer
 
 PAGE = b"<html><title>My film</title><body><video src='%s'></video></body></html>"
@@ -40,8 +41,9 @@ def _page(server: FileServer, target: bytes) -> str:
 def _fetch(
     url: str, partial: Path, *, max_size: int = 10**9, checksum: str | None = None
 ) -> Stored:
-    backend = YtDlp(DownloadSettings(resumes=0), EgressGuard(["127.0.0.1"], setting="s"))
-    order = Order(url, checksum, max_size, None, "yt-dlp")
+    guard = EgressGuard(["127.0.0.1"], setting="s")
+    backend = YtDlp(DownloadSettings(resumes=0), guard, Space(partial.parent, reserve=0))
+    order = DownloadOrder(url, checksum, max_size, None, "yt-dlp")
     stored = asyncio.run(backend.fetch(order, partial, Progress(), None))
     assert stored is not None
     return stored
@@ -171,13 +173,14 @@ def test_nothing_of_yt_dlp_outlives_its_worker(
         first = _children(worker)
         stack.downloads.cancel(id)
         stack.until(id, DownloadState.CANCELLED)
-        wait_for(lambda: not any(map(psutil.pid_exists, first)), "yt-dlp's end", 10)
+        wait_until(lambda: not any(map(psutil.pid_exists, first)), "yt-dlp's end", 10)
+        stack.downloads.remove(id)
         assert not list(stack.partial.glob("*"))
-        stack.downloads.retry(id)
+        id = stack.downloads.request(url, backend="yt-dlp").id
         stack.until_received(id, 200_000)
         second = _children(worker)
         kill_group(worker.pid)
-        wait_for(lambda: not any(map(_alive, second)), "yt-dlp's end", 10)
+        wait_until(lambda: not any(map(_alive, second)), "yt-dlp's end", 10)
     assert first
     assert second
 
@@ -204,7 +207,7 @@ def test_the_proxy_forwards_what_the_guard_allows(server: FileServer) -> None:
 
     async def run() -> tuple[bytes, int]:
         async with EgressProxy(EgressGuard(["127.0.0.1"], setting="s"), connect_timeout=5) as proxy:
-            async with httpx.AsyncClient(proxy=proxy.url, trust_env=False) as client:
+            async with httpx2.AsyncClient(proxy=proxy.url, trust_env=False) as client:
                 allowed = await client.get(url)
                 refused = await client.get("http://127.0.0.2/")
             assert isinstance(proxy.refused, EgressRefusedError)

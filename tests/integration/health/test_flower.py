@@ -8,13 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from cloche.app import create_app
 from cloche.settings import load
-from cloche.testing import BrokerProcess, free_port
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import BrokerProcess, clean_environ, free_port, wait_until
 
 ROOT = Path(__file__).parents[3]
 APP = "tests.integration.health.project"
@@ -51,12 +50,12 @@ def test_flower_sees_our_workers_queues_and_tasks(tmp_path: Path, broker: Broker
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/workers", timeout=5).status_code == 401
+        with contextlib.suppress(httpx2.TransportError):
+            return httpx2.get(f"{url}/workers", timeout=5).status_code == 401
         return False
 
     try:
-        wait_for("Flower to ask for its password", answers, 60)
+        wait_until(answers, "Flower to ask for its password", 60)
         password = tmp_path / ".cloche" / "flower.password"
         assert stat.S_IMODE(password.stat().st_mode) == 0o600
         log = (tmp_path / "flower.log").read_text()
@@ -66,10 +65,10 @@ def test_flower_sees_our_workers_queues_and_tasks(tmp_path: Path, broker: Broker
             not in Path(f"/proc/{flower.pid}/cmdline").read_bytes()
             or not Path("/proc").exists()
         )
-        with httpx.Client(
+        with httpx2.Client(
             base_url=url, auth=("cloche", password.read_text().strip()), timeout=20
         ) as client:
-            wait_for("the worker", lambda: "worker@" in client.get("/workers").text, 60)
+            wait_until(lambda: "worker@" in client.get("/workers").text, "the worker", 60)
             app = create_app("sender", load({"broker.url": broker.url}, environ={}).settings)
             ledger = str(tmp_path / "ledger")
             sent = app.send_task("tasks.health.note", (ledger, "x"), ignore_result=True)
@@ -78,7 +77,7 @@ def test_flower_sees_our_workers_queues_and_tasks(tmp_path: Path, broker: Broker
                 tasks = client.get("/api/tasks").json()
                 return bool(tasks.get(sent.id, {}).get("state") == "SUCCESS")
 
-            wait_for("the task's success", done, 40)
+            wait_until(done, "the task's success", 40)
             workers = client.get("/api/workers?refresh=1").json()
             (seen,) = workers.values()
             assert "default" in {queue["name"] for queue in seen["active_queues"]}
@@ -89,7 +88,7 @@ def test_flower_sees_our_workers_queues_and_tasks(tmp_path: Path, broker: Broker
             assert {"name": "default", "messages": 0} in lengths
         assert ended(flower) == 0
         again = start(tmp_path, environ, "flower", "--port", str(port))
-        wait_for("Flower again", answers, 60)
+        wait_until(answers, "Flower again", 60)
         assert (tmp_path / "flower.log").read_text().count(password.read_text().strip()) == 1
         ended(again)
     finally:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import Stack, wait_for
+from cloche.testing import BrokerProcess, wait_until
+from tests import commands
+from tests.acceptance.stack import Stack
 
 ROOT = Path(__file__).parents[3]
 APP = ("-A", "tests.integration.health.project")
@@ -43,14 +44,8 @@ def stack(own_broker: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -
 
 def ask(stack: Stack, *arguments: str, app: bool = True) -> tuple[int, dict[str, Any]]:
     """Exit code and checks by name."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cloche", "health", "--json", *arguments, *(APP if app else ())],
-        cwd=stack.directory,
-        env=stack.environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    words = ("health", "--json", *arguments, *(APP if app else ()))
+    done = commands.cloche(*words, cwd=stack.directory, env=stack.environ)
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
     assert told["healthy"] is (done.returncode == 0)
@@ -58,12 +53,12 @@ def ask(stack: Stack, *arguments: str, app: bool = True) -> tuple[int, dict[str,
 
 
 def readyz(url: str) -> dict[str, bool]:
-    checks = httpx.get(f"{url}/readyz", timeout=15).json()["checks"]
+    checks = httpx2.get(f"{url}/readyz", timeout=15).json()["checks"]
     return {name: check["ok"] for name, check in checks.items() if check["needed"]}
 
 
 def test_all_is_well(stack: Stack) -> None:
-    wait_for("all to be well", lambda: ask(stack)[0] == 0, 30)
+    wait_until(lambda: ask(stack)[0] == 0, "all to be well", 30)
     _, checks = ask(stack)
     assert list(checks) == [
         *("broker", "results", "database", "worker one", "worker alone"),
@@ -75,7 +70,7 @@ def test_all_is_well(stack: Stack) -> None:
     assert code == 0
     for url in (stack.service, stack.dashboard):
         assert readyz(url) == {name: check["ok"] for name, check in needed.items()}
-        assert httpx.get(f"{url}/healthz").status_code == httpx.codes.OK
+        assert httpx2.get(f"{url}/healthz").status_code == httpx2.codes.OK
     assert set(ask(stack, "--only", "queue,beat")[1]) == {
         *("queue alone", "queue default", "queue download_queue", "queue logs"),
         *("queue maintenance_queue", "beat"),
@@ -88,7 +83,7 @@ def test_the_pulses_alone_answer_for_the_processes_here(stack: Stack) -> None:
     assert ask(stack, "--worker", "one", "--ready", app=False)[0] == 0
     code, checks = ask(stack, "--worker", "nobody", app=False)
     assert code == 1
-    assert "no worker nobody has a pulse" in checks["pulse"]["detail"]
+    assert "no worker nobody has a heartbeat" in checks["heartbeat"]["detail"]
 
 
 def test_a_busy_solo_worker_is_well_and_a_queue_nobody_consumes_is_not(
@@ -101,7 +96,7 @@ def test_a_busy_solo_worker_is_well_and_a_queue_nobody_consumes_is_not(
         f"note.apply_async(({str(ledger)!r}, 'never'), queue='orphaned', ignore_result=True)"
     )
     subprocess.run([sys.executable, "-c", send], env=stack.environ, check=True, timeout=60)
-    wait_for("its start", ledger.exists)
+    wait_until(ledger.exists, "its start")
     _, checks = ask(stack, "--only", "workers", "--timeout", "1")
     assert checks["worker alone"]["ok"], checks
     orphaned = '["orphaned"]'
@@ -110,7 +105,7 @@ def test_a_busy_solo_worker_is_well_and_a_queue_nobody_consumes_is_not(
     assert not checks["queue orphaned"]["ok"]
     with own_broker.client() as client:
         client.delete("orphaned")
-    wait_for("its end", lambda: "end long" in ledger.read_text(), 20)
+    wait_until(lambda: "end long" in ledger.read_text(), "its end", 20)
 
 
 def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) -> None:
@@ -119,7 +114,7 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
     worker.send_signal(signal.SIGSTOP)
     beat.send_signal(signal.SIGSTOP)
     try:
-        wait_for("the silence", lambda: ask(stack, "--live", app=False)[0] == 1, 20)
+        wait_until(lambda: ask(stack, "--live", app=False)[0] == 1, "the silence", 20)
         _, checks = ask(stack, "--timeout", "2")
         bad = {name for name, check in checks.items() if not check["ok"]}
         assert {"worker one", "beat"} <= bad
@@ -130,7 +125,7 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
     finally:
         worker.send_signal(signal.SIGCONT)
         beat.send_signal(signal.SIGCONT)
-    wait_for("their pulses", lambda: ask(stack, "--live", app=False)[0] == 0, 20)
+    wait_until(lambda: ask(stack, "--live", app=False)[0] == 0, "their heartbeats", 20)
 
     own_broker.kill()
     code, checks = ask(stack)
@@ -139,11 +134,11 @@ def test_what_does_not_work_is_named(stack: Stack, own_broker: BrokerProcess) ->
     assert "the broker does not answer" in checks["workers"]["detail"]
     _, needed = ask(stack, "--ready")
     for url in (stack.service, stack.dashboard):
-        assert httpx.get(f"{url}/readyz", timeout=15).status_code == 503
+        assert httpx2.get(f"{url}/readyz", timeout=15).status_code == 503
         assert readyz(url) == {name: check["ok"] for name, check in needed.items()}
     assert ask(stack, "--live", app=False)[0] == 0, "an outage is no reason to restart anybody"
     own_broker.start()
-    wait_for("all to be well again", lambda: ask(stack)[0] == 0, 40)
+    wait_until(lambda: ask(stack)[0] == 0, "all to be well again", 40)
 
 
 def test_a_broker_that_hangs_does_not_hang_the_check(
@@ -157,4 +152,4 @@ def test_a_broker_that_hangs_does_not_hang_the_check(
     assert code == 1
     assert "no answer for" in checks["broker"]["detail"]
     assert checks["broker"]["seconds"] < 3
-    wait_for("all to be well again", lambda: ask(stack)[0] == 0, 40)
+    wait_until(lambda: ask(stack)[0] == 0, "all to be well again", 40)

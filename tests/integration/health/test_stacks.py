@@ -1,4 +1,4 @@
-"""The stacks of a deaf worker are kept, by py-spy where that is allowed and without it."""
+"""The stacks of a hung worker are kept, by py-spy where that is allowed and without it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from cloche.launch.stacks import dump_stacks
+from cloche.launch.watchdog import dump_stacks
 from cloche.process import table
+from cloche.process.heartbeat import DIRECTORY, Heartbeat, heartbeat_path
 from cloche.process.identity import Identity
-from cloche.process.pulse import DIRECTORY, Pulse, pulse_path
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 
 NODE = "one@here"
 SLEEPER = """
@@ -31,17 +31,17 @@ sleeps_on_purpose()
 
 
 @pytest.fixture
-def sleeper(tmp_path: Path) -> Iterator[Pulse]:
+def sleeper(tmp_path: Path) -> Iterator[Heartbeat]:
     (tmp_path / DIRECTORY).mkdir(parents=True)
     (tmp_path / "sleeper.py").write_text(SLEEPER)
-    own_word = pulse_path(tmp_path, NODE, ".stacks")
+    own_word = heartbeat_path(tmp_path, NODE, ".stacks")
     with subprocess.Popen(
         [sys.executable, str(tmp_path / "sleeper.py"), str(own_word)], stdout=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         now = time.monotonic()
-        yield Pulse(
+        yield Heartbeat(
             node=NODE,
             pid=process.pid,
             started=Identity.of_child(process.pid).started,
@@ -66,7 +66,7 @@ def py_spy_may(pid: int) -> bool:
 
 
 def test_py_spy_tells_where_it_is_installed_and_allowed(
-    sleeper: Pulse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sleeper: Heartbeat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     path, stacks = dump_stacks(tmp_path, sleeper)
@@ -77,7 +77,7 @@ def test_py_spy_tells_where_it_is_installed_and_allowed(
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_without_it_the_process_tells_itself(
-    sleeper: Pulse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+    sleeper: Heartbeat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     monkeypatch.setenv("PATH", "")
     if stopped:
@@ -87,8 +87,8 @@ def test_without_it_the_process_tells_itself(
     assert "most recent call first" in stacks
 
 
-def test_one_that_has_gone_leaves_an_empty_file(sleeper: Pulse, tmp_path: Path) -> None:
+def test_one_that_has_gone_leaves_an_empty_file(sleeper: Heartbeat, tmp_path: Path) -> None:
     sleeper.identity.signal(signal.SIGKILL)
-    wait_for("its end", lambda: not sleeper.identity.alive())
+    wait_until(lambda: not sleeper.identity.alive(), "its end")
     path, stacks = dump_stacks(tmp_path, sleeper)
     assert (stacks, path.read_text()) == ("", "")

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import BrokerProcess, clean_environ, wait_until
 
 ROOT = Path(__file__).parents[3]
 APP = "tests.integration.health.project"
@@ -68,7 +67,7 @@ class Manager:
 
     def hears(self, line: str, deadline: float = 30) -> None:
         log = self.directory / "log"
-        wait_for(f"{line}\n{log.read_text()}", lambda: line in self.listen(), deadline)
+        wait_until(lambda: line in self.listen(), f"{line}\n{log.read_text()}", deadline)
 
     def signs_within(self, seconds: float) -> int:
         """Signs of life in the next ``seconds``."""
@@ -118,8 +117,8 @@ def test_a_worker_gives_signs_of_life_while_it_lives(
     assert worker.signs_within(2) >= 2
 
     (worker.directory / "wedge").touch()
-    wait_for("the wedge", lambda: (worker.directory / "wedged").exists())
-    wait_for("silence", lambda: worker.signs_within(1.5) == 0, 20)
+    wait_until(lambda: (worker.directory / "wedged").exists(), "the wedge")
+    wait_until(lambda: worker.signs_within(1.5) == 0, "silence", 20)
     worker.process.kill()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloche.database import Database
-from cloche.logs.read import LogReader
+from cloche.logs.read.reader import LogReader
 from cloche.settings import Settings
 from cloche.testing import PostgresProcess
 

@@ -10,8 +10,9 @@ from typing import Any
 from sqlalchemy import text
 
 from cloche.database import Database
-from cloche.logs.record import LEVELS, LogRecord, first_id, micros
+from cloche.logs.record import LEVELS, LogRecord
 from cloche.logs.table import log_records
+from cloche.timestamps import first_id, micros
 
 _serial = itertools.count(1)
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -49,8 +50,9 @@ def put(database: Database, records: Iterable[LogRecord]) -> Sequence[LogRecord]
         if connection.dialect.name == "sqlite":
             connection.execute(
                 text(
-                    "INSERT INTO log_records_text (rowid, message) SELECT seq, message "
-                    "FROM log_records WHERE seq NOT IN (SELECT id FROM log_records_text_docsize)"
+                    "INSERT INTO cloche_log_records_text (rowid, message) "
+                    "SELECT seq, message FROM cloche_log_records_words "
+                    "WHERE seq NOT IN (SELECT id FROM cloche_log_records_text_docsize)"
                 )
             )
     return records
@@ -59,12 +61,12 @@ def put(database: Database, records: Iterable[LogRecord]) -> Sequence[LogRecord]
 def make_day(database: Database, day: datetime) -> str:
     """The partition of a day on PostgreSQL, as the writer makes it."""
     day = day.replace(hour=0, minute=0, second=0, microsecond=0)
-    name = f"log_records_{day:%Y%m%d}"
+    name = f"cloche_log_records_{day:%Y%m%d}"
     low, high = first_id(day), first_id(day + timedelta(days=1))
     with database.write() as connection:
         connection.execute(
             text(
-                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF log_records "
+                f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF cloche_log_records "
                 f"FOR VALUES FROM ('{low}') TO ('{high}')"
             )
         )

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from cloche.database import Database
-from tests.acceptance.stack import clean_environ
+from cloche.testing import clean_environ
+from tests import commands
 from tests.integration.logs_read.rows import made, put
 
 Run = Callable[..., str]
@@ -44,14 +45,7 @@ def environ(database: Database, tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def run(environ: dict[str, str], tmp_path: Path) -> Run:
     def start(*words: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "cloche", "logs", *words],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = commands.cloche("logs", *words, cwd=tmp_path, env=environ)
         assert done.returncode == code, done.stderr + done.stdout
         assert "Traceback (most recent call last):\n  File" not in done.stderr
         return done.stdout if code == 0 else done.stderr

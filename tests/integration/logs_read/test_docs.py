@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cloche.database import Database
-from cloche.logs.read import LogReader
+from cloche.logs.read.reader import LogReader
 from cloche.settings import Settings
-from tests.acceptance.stack import clean_environ
+from cloche.testing import clean_environ
 
 DOCS = Path(__file__).parents[3] / "docs"
 

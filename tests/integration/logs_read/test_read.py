@@ -9,12 +9,14 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import text
 
 from cloche.database import Database
-from cloche.logs.document import exported
-from cloche.logs.filter import LogFilter
-from cloche.logs.read import LogReader
+from cloche.logs.read.document import exported
+from cloche.logs.read.filter import LogFilter
+from cloche.logs.read.reader import LogReader
 from cloche.logs.record import LogRecord
+from cloche.plain import search_words
 from tests.integration.logs_read.rows import NOON, made, put
 
 DAY = timedelta(days=1)
@@ -238,3 +240,57 @@ def test_a_trace_tells_steps_durations_and_silence(database: Database, reader: L
     assert [round(gap.seconds, 1) for gap in trace.gaps] == [6.0]
     assert trace.levels["error"] == 2
     assert reader.trace("nobody") is None
+
+
+_SPOKEN = [
+    "用户42登录失败，数据库连接超时",
+    "连接Redis失败",
+    "データベースへの接続に失敗しました",
+    "ไม่สามารถเชื่อมต่อฐานข้อมูลได้",
+    "데이터베이스를 찾을 수 없습니다",
+    "Zürich: naïve café, El Niño",
+    "cafe\u0301 au lait",  # decomposed
+    "plain words",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("连接", [0, 1]),
+        ("登录失败", [0]),
+        ("失败", [0, 1]),
+        ("数据库 超时", [0]),
+        ('"连接超时"', [0]),
+        ("接连", []),
+        ("redis", [1]),
+        ("42", [0]),
+        ("用户42登录", [0]),
+        ("データベース", [2]),
+        ("接続", [2]),
+        ("ヘ", []),
+        ("ฐานข้อมูล", [3]),
+        ("เชื่อมต่อ", [3]),
+        ("데이터베이스", [4]),
+        ("zurich", [5]),
+        ("Zürich", [5]),
+        ("cafe", [5, 6]),
+        ("CAFÉ", [5, 6]),
+        ("nino naive", [5]),
+        ("words", [7]),
+        ("word", []),
+    ],
+)
+def test_words_are_found_in_every_language(
+    database: Database, reader: LogReader, text: str, found: list[int]
+) -> None:
+    put(database, [made(message, after=number) for number, message in enumerate(_SPOKEN)])
+    assert asked(reader, text=text) == [_SPOKEN[number] for number in found]
+
+
+def test_both_databases_make_the_same_words(database: Database) -> None:
+    odd = [*_SPOKEN, "ấẤ ﬁ ß ǅ ø İ", "が\u304b\u3099ｶﾞ", "\U00020000\U0001f600\u0300", "ที่ไม่มี ລາວ"]
+    with database.read() as connection:
+        for one in odd:
+            query = text("SELECT cloche_words(:one)")
+            assert connection.execute(query, {"one": one}).scalar_one() == search_words(one)

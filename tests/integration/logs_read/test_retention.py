@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import insert, text
 
 from cloche.database import Database
-from cloche.logs.read import LogReader
-from cloche.logs.retention import BATCH, expire
+from cloche.database.retention import BATCH
+from cloche.logs.read.reader import LogReader
+from cloche.logs.retention import expire
 from cloche.logs.table import log_dead_letters
 from tests.integration.logs_read.rows import made, make_day, put
 
@@ -52,7 +53,8 @@ def test_many_are_deleted_in_bites_that_leave_no_word_behind(
     assert _left(reader) == {"word"}
     with database.read() as connection:
         if connection.dialect.name == "sqlite":
-            check = "INSERT INTO log_records_text (log_records_text) VALUES ('integrity-check')"
+            index = "cloche_log_records_text"
+            check = f"INSERT INTO {index} ({index}) VALUES ('integrity-check')"
             connection.execute(text(check))  # raises when index and table differ
 
 
@@ -64,7 +66,7 @@ def test_a_day_is_dropped_as_a_whole_when_all_of_it_is_old(
     for days in (33, 32, 30, 29, 0):
         put(database, [made(f"day {days}", at=NOW - days * DAY) for _ in range(3)])
     with database.write() as connection:
-        connection.execute(text("ANALYZE log_records"))
+        connection.execute(text("ANALYZE cloche_log_records"))
     planned = expire(database, KEEP, dry_run=True)
     assert planned.days == tuple(sorted(names[:2]))
     assert planned.day_rows == 6

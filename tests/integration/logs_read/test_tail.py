@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from cloche.database import Database
-from cloche.logs.filter import EVERYTHING, LogFilter
-from cloche.logs.read import LogReader
-from cloche.logs.tail import MOST, Tail, look
+from cloche.logs.read.filter import EVERYTHING, LogFilter
+from cloche.logs.read.reader import LogReader
+from cloche.logs.read.tail import MAX_RECORDS, RecordTail, look
 from tests.integration.logs_read.rows import made, put
 
 
-def _said(reader: LogReader, tail: Tail, wanted: LogFilter = EVERYTHING) -> list[str]:
+def _said(reader: LogReader, tail: RecordTail, wanted: LogFilter = EVERYTHING) -> list[str]:
     return [record.message for record in look(reader, wanted, tail).records]
 
 
@@ -19,7 +19,7 @@ def test_each_record_is_shown_once_in_order_however_late_it_comes(
     database: Database, reader: LogReader
 ) -> None:
     put(database, [made("before", after=-10)])
-    tail = Tail()
+    tail = RecordTail()
     assert _said(reader, tail) == []
     put(database, [made("two", after=0.2), made("one", after=0.1)])
     assert _said(reader, tail) == ["one", "two"]
@@ -33,11 +33,11 @@ def test_it_goes_on_after_a_record(database: Database, reader: LogReader) -> Non
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
     seen, *_ = put(database, [made("seen", at=hour_ago), made("missed", at=hour_ago, after=5)])
     put(database, [made("now")])
-    assert _said(reader, Tail(seen.id)) == ["missed", "now"]
+    assert _said(reader, RecordTail(seen.id)) == ["missed", "now"]
 
 
 def test_only_what_the_filter_wants(database: Database, reader: LogReader) -> None:
-    tail = Tail()
+    tail = RecordTail()
     put(database, [made("quiet", after=0.1), made("loud", "error", after=0.1)])
     assert _said(reader, tail, LogFilter(level="error")) == ["loud"]
 
@@ -45,9 +45,9 @@ def test_only_what_the_filter_wants(database: Database, reader: LogReader) -> No
 def test_more_than_anybody_reads_is_said_to_be_left_out(
     database: Database, reader: LogReader
 ) -> None:
-    tail = Tail()
-    put(database, [made(str(n), after=n / 10_000) for n in range(MOST + 50)])
+    tail = RecordTail()
+    put(database, [made(str(n), after=n / 10_000) for n in range(MAX_RECORDS + 50)])
     news = look(reader, EVERYTHING, tail)
     assert news.skipped
-    assert len(news.records) == MOST
-    assert news.records[-1].message == str(MOST + 49)
+    assert len(news.records) == MAX_RECORDS
+    assert news.records[-1].message == str(MAX_RECORDS + 49)

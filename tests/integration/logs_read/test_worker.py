@@ -13,17 +13,17 @@ import pytest
 
 from cloche.app import create_app
 from cloche.database import Database
-from cloche.logs.filter import LogFilter
-from cloche.logs.read import LogReader
+from cloche.logs.read.filter import LogFilter
+from cloche.logs.read.reader import LogReader
 from cloche.settings import Settings, load
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import clean_environ, wait_until
 from tests.integration.logs_read.rows import made, put
 
 PROJECT = '''
 import logging
 from celery.signals import after_setup_logger
 from cloche import ExecutionLogger, create_app
-from cloche.logs.handler import ExecutionLogHandler
+from cloche.logs.sources.stdlib import ExecutionLogHandler
 
 app = create_app("shop")
 log = ExecutionLogger(app)
@@ -70,7 +70,7 @@ def project(broker_url: str, tmp_path: Path) -> Iterator[tuple[Settings, dict[st
             stderr=out,
         )
     try:
-        wait_for("the worker", lambda: b" ready." in log.read_bytes() or worker.poll(), 40)
+        wait_until(lambda: b" ready." in log.read_bytes() or worker.poll(), "the worker", 40)
         assert worker.poll() is None, log.read_text()
         yield load(environ=environ, directory=tmp_path).settings, environ
     finally:
@@ -88,9 +88,9 @@ def test_a_worker_expires_records_and_logs_what_its_tasks_say(
     now = datetime.now(UTC)
     put(database, [made("old", at=now - timedelta(days=31)), made("new")])
     app = create_app("client", settings)
-    planned = app.send_task("tasks.maintenance.expire_logs", (True,)).get(timeout=30)
+    planned = app.send_task("cloche.maintenance.expire_logs", (True,)).get(timeout=30)
     assert (planned["rows"], planned["dry_run"]) == (1, True)
-    done = app.send_task("tasks.maintenance.expire_logs").get(timeout=30)
+    done = app.send_task("cloche.maintenance.expire_logs").get(timeout=30)
     assert (done["rows"], done["dry_run"]) == (1, False)
     assert json.dumps(done)
     left = {record.message for record in reader.page(LogFilter(category="test")).records}
@@ -102,13 +102,13 @@ def test_a_worker_expires_records_and_logs_what_its_tasks_say(
     def told() -> bool:
         return "the shop closes" in _messages(reader, task=sent.id)
 
-    wait_for("the records", told, 30)
+    wait_until(told, "the records", 30)
     messages = _messages(reader, task=sent.id)
     assert messages[0] == "the shop opens"
     assert "few coins left" in messages
     everything = [record.message for record in reader.page(limit=1000).records]
-    assert any("tasks.maintenance.expire_logs" in line for line in everything)
-    assert not [line for line in everything if "Task tasks.logs" in line]
+    assert any("cloche.maintenance.expire_logs" in line for line in everything)
+    assert not [line for line in everything if "Task cloche.logs" in line]
     inside = reader.page(LogFilter(run="sale-1")).records
     assert [(record.step, record.message) for record in reversed(inside)] == [
         (None, "sale started"),
@@ -131,5 +131,5 @@ def _messages(reader: LogReader, **fields: str) -> list[str]:
 def test_it_is_scheduled_unless_the_application_says_otherwise() -> None:
     app = create_app("t", Settings())
     entry = app.conf.beat_schedule["cloche-expire-logs"]
-    assert entry["task"] == "tasks.maintenance.expire_logs"
+    assert entry["task"] == "cloche.maintenance.expire_logs"
     assert app.amqp.router.route({}, entry["task"])["queue"].name == "maintenance_queue"

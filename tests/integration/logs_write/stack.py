@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from cloche import Settings, create_app
 from cloche.database import Database
 from cloche.logs.table import log_dead_letters, log_records
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import clean_environ, wait_until
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "tests.integration.logs_write.project"
@@ -66,7 +66,7 @@ class LogStack:
         process = self.process(
             [*words, "-c", str(concurrency), "--name", f"logs-{self._workers}"], log
         )
-        wait_for("the worker to be ready", lambda: "is ready" in log.read_text(), 60)
+        wait_until(lambda: "is ready" in log.read_text(), "the worker to be ready", 60)
         return process
 
     def producer(

@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cloche.logs.sending import WRITE
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import wait_for
+from cloche.logs.write.shipper import WRITE
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.logs_write.conftest import Make
 
 PAGE = (Path(__file__).parents[3] / "docs" / "execution-logs.md").read_text()
@@ -36,7 +35,7 @@ def test_the_example_logs_and_the_line_of_another_program_is_stored(
     )
     line = block("json")
     stack.app.send_task(WRITE, [line], queue="logs", ignore_result=True)
-    wait_for("both rows", lambda: stack.rows() == 2, 30)
+    wait_until(lambda: stack.rows() == 2, "both rows", 30)
     assert stack.of_run("r-1") == ["12 steps planned", "12 steps planned"]
     assert stack.letters() == {}
     assert re.match(r"[0-9a-f]{8}-[0-9a-f]{4}-7", done.stdout)

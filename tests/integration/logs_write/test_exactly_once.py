@@ -11,12 +11,10 @@ import pytest
 
 from cloche.broker.channel import Channel
 from cloche.broker.dead_letters import DeadLetters
-from cloche.logs.line import Limits, encode
-from cloche.logs.record import LogRecord
-from cloche.logs.sending import WRITE
-from cloche.logs.stamp import stamp
-from cloche.testing import BrokerProcess, PostgresProcess
-from tests.acceptance.stack import wait_for
+from cloche.logs.codec import Limits, encode
+from cloche.logs.record import LogRecord, stamp
+from cloche.logs.write.shipper import WRITE
+from cloche.testing import BrokerProcess, PostgresProcess, wait_until
 from tests.integration.logs_write.conftest import Make
 from tests.integration.logs_write.stack import LogStack, kill
 
@@ -97,8 +95,8 @@ def test_every_record_is_one_row_though_everything_dies(
         ["cloche", "logs", "spool", "replay"], env=stack.environ, check=True, cwd=stack.directory
     )
     expected = each * PRODUCERS + POISON_BATCHES
-    wait_for(f"{expected} rows", lambda: stack.rows() >= expected, 300)
-    wait_for("no message to be left", lambda: nothing_left(stack), 60)
+    wait_until(lambda: stack.rows() >= expected, f"{expected} rows", 300)
+    wait_until(lambda: nothing_left(stack), "no message to be left", 60)
     assert stack.rows() == expected
     for name in names:
         stats = stack.stats(name)
@@ -129,7 +127,7 @@ def sent(stack: LogStack, text: str) -> bool:
 
 
 def reached(stack: LogStack, count: int) -> None:
-    wait_for(f"{count} rows", lambda: stack.rows() >= count, 300)
+    wait_until(lambda: stack.rows() >= count, f"{count} rows", 300)
 
 
 def replaced(

@@ -19,11 +19,10 @@ import pytest
 
 from cloche import ExecutionLogger
 from cloche.errors import SettingsError
-from cloche.logs.flushing import AT_ONCE
-from cloche.logs.place import Place
-from cloche.logs.spool import kept, lines_of, orphans
-from cloche.testing import BrokerProcess
-from tests.acceptance.stack import wait_for
+from cloche.logs.write.counts import LogDirectory
+from cloche.logs.write.flusher import AT_ONCE
+from cloche.logs.write.spool import kept, lines_of, orphans
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.logs_write.conftest import Make
 from tests.integration.logs_write.stack import LogStack
 
@@ -71,7 +70,7 @@ def _body(envelope: dict[str, Any]) -> bytes:
 def in_spool(run_dir: Path) -> list[str]:
     """The messages of what ended processes left."""
     found = []
-    for drawer in orphans(Place(run_dir).spool):
+    for drawer in orphans(LogDirectory(run_dir).spool):
         for segment in drawer.segments():
             found += [orjson.loads(line)["message"] for line in lines_of(segment)[0]]
         drawer.release()
@@ -85,16 +84,16 @@ def test_a_record_that_nothing_follows_is_sent_by_the_timer(
     record = log.info("agent", "plan", "alone", run_id="r")
     assert record.id.version == 7
     assert log.stats().buffered == 1
-    wait_for("the timer", lambda: queued(broker) == ["alone"], 10)
+    wait_until(lambda: queued(broker) == ["alone"], "the timer", 10)
     log.info("agent", "plan", "again")
-    wait_for("the timer again", lambda: queued(broker) == ["alone", "again"], 10)
+    wait_until(lambda: queued(broker) == ["alone", "again"], "the timer again", 10)
 
 
 def test_a_full_batch_does_not_wait_for_the_timer(made: Any, broker: BrokerProcess) -> None:
     log = made(interval=3600, batch=10)
     for number in range(11):
         log.info("agent", None, str(number))
-    wait_for("the batch", lambda: len(queued(broker)) == 11, 10)
+    wait_until(lambda: len(queued(broker)) == 11, "the batch", 10)
 
 
 def test_flush_sends_what_there_is(made: Any, broker: BrokerProcess) -> None:
@@ -136,7 +135,7 @@ def test_a_loop_is_not_blocked_by_logging_while_the_broker_hangs(
         broker.thaw()
     assert longest < 2, "the broker hangs for 5 s"
     assert log.flush(30)
-    wait_for("all records", lambda: len(queued(broker)) == 1000, 30)
+    wait_until(lambda: len(queued(broker)) == 1000, "all records", 30)
 
 
 def test_a_coroutine_waits_for_room_and_the_loop_goes_on(made: Any, broker: BrokerProcess) -> None:
@@ -216,7 +215,7 @@ def test_the_few_that_wait_to_be_put_aside_leave_with_the_others(
 
 
 def stack_drops(stack: LogStack) -> dict[str, int]:
-    found = Place(stack.settings.run_dir).dropped()
+    found = LogDirectory(stack.settings.run_dir).dropped()
     return {reason: one.count for reason, one in found.items()}
 
 
@@ -232,11 +231,11 @@ def test_an_outage_is_spooled_and_replayed_in_order(
         if number % 10 == 9:
             assert log.flush(10)
     assert log.stats().spooled >= 90
-    assert kept(Place(stack.settings.run_dir).spool).bytes > 0
+    assert kept(LogDirectory(stack.settings.run_dir).spool).bytes > 0
     broker.start()
-    wait_for("what was spooled", lambda: len(queued(broker)) == 101, 20)
+    wait_until(lambda: len(queued(broker)) == 101, "what was spooled", 20)
     assert queued(broker) == ["before", *map(str, range(100))]
-    assert kept(Place(stack.settings.run_dir).spool).bytes == 0
+    assert kept(LogDirectory(stack.settings.run_dir).spool).bytes == 0
 
 
 def test_what_the_cap_of_the_spool_takes_no_more_is_counted_exactly(
@@ -255,7 +254,7 @@ def test_what_the_cap_of_the_spool_takes_no_more_is_counted_exactly(
     assert 0 < stats.spooled < 3000
     assert stack_drops(stack) == {"spool full": stats.dropped["spool full"]}
     broker.start()
-    wait_for("what was spooled", lambda: len(queued(broker)) == stats.spooled, 20)
+    wait_until(lambda: len(queued(broker)) == stats.spooled, "what was spooled", 20)
 
 
 def test_the_fallback_drop_counts_what_it_drops(
@@ -283,7 +282,7 @@ def test_a_queue_at_its_cap_counts_as_an_outage(made: Any, broker: BrokerProcess
     with broker.client() as client:
         taken = [client.rpop("logs") for _ in range(client.llen("logs"))]
     found = [one for raw in taken for one in messages(str(raw))]
-    wait_for("the rest", lambda: len(found) + len(queued(broker)) == 6, 10)
+    wait_until(lambda: len(found) + len(queued(broker)) == 6, "the rest", 10)
     assert found + queued(broker) == list("012345")
 
 
@@ -318,7 +317,7 @@ def test_sigterm_sends_what_there_is_and_still_ends_the_process(
     stack: LogStack, broker: BrokerProcess
 ) -> None:
     process = ended(stack, "time.sleep(600)")
-    wait_for("it to log", lambda: b"logged" in (stack.directory / "ended.json").read_bytes(), 60)
+    wait_until(lambda: b"logged" in (stack.directory / "ended.json").read_bytes(), "it to log", 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == -signal.SIGTERM
     assert queued(broker) == [str(number) for number in range(30)]
@@ -350,7 +349,7 @@ for number in range(30, 60):
     log.info("agent", None, str(number))
 """
     process = ended(stack, end)
-    wait_for("the first half", lambda: (stack.directory / "flushed").exists(), 60)
+    wait_until(lambda: (stack.directory / "flushed").exists(), "the first half", 60)
     broker.freeze()
     (stack.directory / "frozen").touch()
     try:
@@ -358,7 +357,7 @@ for number in range(30, 60):
     finally:
         broker.thaw()
     left = in_spool(stack.settings.run_dir)
-    wait_for("the broker", lambda: len(queued(broker)) >= 30, 10)
+    wait_until(lambda: len(queued(broker)) >= 30, "the broker", 10)
     assert {*queued(broker), *left} == set(map(str, range(60)))
 
 
@@ -369,7 +368,7 @@ def test_durable_records_outlive_a_crash(stack: LogStack, broker: BrokerProcess,
     assert queued(broker) == []
     log = ExecutionLogger(stack.app, interval=0.1)  # whoever logs next sends them
     log.info("agent", None, "next")
-    wait_for("the lost process's records", lambda: len(queued(broker)) == 31, 10)
+    wait_until(lambda: len(queued(broker)) == 31, "the lost process's records", 10)
     assert sorted(queued(broker)) == sorted([*map(str, range(30)), "next"])
     log.close()
 
@@ -385,7 +384,7 @@ def test_durable_records_are_sent_in_order(made: Any, broker: BrokerProcess) -> 
     for number in range(300):
         log.info("agent", None, str(number))
     assert log.flush(10)
-    wait_for("all", lambda: len(queued(broker)) == 300, 10)
+    wait_until(lambda: len(queued(broker)) == 300, "all", 10)
     assert queued(broker) == [str(number) for number in range(300)]
     assert log.stats().buffered == 0
 
@@ -429,4 +428,4 @@ def test_a_logger_that_was_closed_opens_again(made: Any, broker: BrokerProcess) 
     log.info("agent", None, "1")
     log.close()
     log.info("agent", None, "2")
-    wait_for("the second", lambda: queued(broker) == ["1", "2"], 10)
+    wait_until(lambda: queued(broker) == ["1", "2"], "the second", 10)

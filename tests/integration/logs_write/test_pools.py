@@ -10,9 +10,8 @@ import pytest
 
 from cloche import ExecutionLogger
 from cloche.broker.channel import Channel
-from cloche.logs.place import Place
-from cloche.testing import BrokerProcess, PostgresProcess
-from tests.acceptance.stack import wait_for
+from cloche.logs.write.counts import LogDirectory
+from cloche.testing import BrokerProcess, PostgresProcess, wait_until
 from tests.integration.logs_write.conftest import Make
 from tests.integration.logs_write.stack import LogStack
 
@@ -45,7 +44,7 @@ def test_what_is_logged_is_stored_on_every_pool(
             log.flush()
     assert log.flush()
     log.close()
-    wait_for("all rows", lambda: stack.rows() == 2000, 30)
+    wait_until(lambda: stack.rows() == 2000, "all rows", 30)
     assert stack.of_run("r") == [str(number) for number in range(2000)]
 
 
@@ -69,16 +68,16 @@ def test_batches_outlive_a_database_that_is_away(
     worker = stack.worker(pool)
     log = ExecutionLogger(stack.app, interval=0.1)
     log.info("agent", None, "before", run_id="r")
-    wait_for("the first row", lambda: stack.rows() == 1, 30)
+    wait_until(lambda: stack.rows() == 1, "the first row", 30)
     own_postgres.kill()
     for number in range(300):
         log.info("agent", None, str(number), run_id="r")
         if number % 50 == 49:
             assert log.flush()
     # Longer than three deliveries would take, if each failure cost one.
-    wait_for("the worker to find it out", lambda: said(stack, "refuses|does not answer") >= 4, 60)
+    wait_until(lambda: said(stack, "refuses|does not answer") >= 4, "the worker to find it out", 60)
     own_postgres.start()
-    wait_for("all rows", lambda: stack.rows() == 301, 60)
+    wait_until(lambda: stack.rows() == 301, "all rows", 60)
     assert stack.of_run("r") == ["before", *map(str, range(300))]
     assert worker.poll() is None
     log.close()
@@ -93,7 +92,7 @@ def test_the_fallback_is_switched_at_run_time_without_loss_or_double(
     make_stack: Make, broker: BrokerProcess, database_url: str
 ) -> None:
     stack = make_stack(broker.url, database_url)
-    place = Place(stack.settings.run_dir)
+    place = LogDirectory(stack.settings.run_dir)
     log = ExecutionLogger(stack.app, interval=0.1)
     count = 0
 
@@ -110,7 +109,7 @@ def test_the_fallback_is_switched_at_run_time_without_loss_or_double(
     assert log.stats().spooled == 100
     place.set_mode("direct")
     some(100)  # what waited on disk goes first, so that the order stays
-    wait_for("the spool to be written too", lambda: stack.rows() == 200, 20)
+    wait_until(lambda: stack.rows() == 200, "the spool to be written too", 20)
     assert log.stats().direct == 200
     place.set_mode("spool")
     some(100)
@@ -118,7 +117,7 @@ def test_the_fallback_is_switched_at_run_time_without_loss_or_double(
     broker.start()
     stack.worker()
     some(100)
-    wait_for("all rows", lambda: stack.rows() == 500, 30)
+    wait_until(lambda: stack.rows() == 500, "all rows", 30)
     assert stack.of_run("r") == [str(number) for number in range(500)]
     assert log.stats().dropped == {}
     log.close()
@@ -147,12 +146,12 @@ def test_memory_and_disk_are_bounded_while_database_and_broker_are_full(
     assert stats.dropped["spool full"] > 0
     own_postgres.start()
     kept = 6000 - sum(stats.dropped.values())
-    wait_for("all that was kept", lambda: stack.rows() >= kept, 90)
-    wait_for("no more", lambda: idle(stack), 30)
+    wait_until(lambda: stack.rows() >= kept, "all that was kept", 90)
+    wait_until(lambda: idle(stack), "no more", 90)
     assert stack.rows() == kept == 6000 - sum(log.stats().dropped.values())
-    assert {r: one.count for r, one in Place(stack.settings.run_dir).dropped().items()} == dict(
-        log.stats().dropped
-    )
+    assert {
+        r: one.count for r, one in LogDirectory(stack.settings.run_dir).dropped().items()
+    } == dict(log.stats().dropped)
     log.close()
 
 
@@ -206,12 +205,12 @@ def test_what_a_task_logs_leaves_with_its_worker(
     worker = stack.worker(pool)
     for number in range(10):
         stack.app.send_task("project.say", [str(number)], queue="logs")
-    wait_for("the tasks to have run", lambda: idle(stack), 30)
+    wait_until(lambda: idle(stack), "the tasks to have run", 90)
     worker.terminate()
     assert worker.wait(60) == 0
     assert stack.rows() == 0
     stack.worker(pool)
-    wait_for("what they logged", lambda: stack.rows() == 10, 30)
+    wait_until(lambda: stack.rows() == 10, "what they logged", 90)
     assert sorted(stack.of_run("tasks")) == [str(number) for number in range(10)]
 
 
@@ -226,4 +225,4 @@ def test_a_worker_that_starts_sends_what_an_ended_process_left(
     assert stack.stats("gone")["spooled"] == 40
     broker.start()
     stack.worker()
-    wait_for("what it left", lambda: stack.rows() == 40, 30)
+    wait_until(lambda: stack.rows() == 40, "what it left", 90)

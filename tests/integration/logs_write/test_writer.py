@@ -15,14 +15,14 @@ from sqlalchemy import func, select, text
 
 from cloche import Settings
 from cloche.database import Database
+from cloche.database.partitions import name_of
 from cloche.errors import DatabaseError
-from cloche.logs.line import Limits, encode
-from cloche.logs.partitions import name_of
-from cloche.logs.record import LogRecord, micros
-from cloche.logs.stamp import stamp
-from cloche.logs.table import log_dead_letters, log_records
-from cloche.logs.writer import Writer, Written
+from cloche.logs.codec import Limits, encode
+from cloche.logs.record import LogRecord, stamp
+from cloche.logs.table import RECORDS, log_dead_letters, log_records
+from cloche.logs.write.writer import Writer, Written
 from cloche.testing import PostgresProcess
+from cloche.timestamps import micros
 
 LIMITS = Limits(10_000, 10_000)
 
@@ -119,13 +119,13 @@ def test_what_only_the_database_refuses_is_found_by_halving(
         if database.url.get_backend_name() == "sqlite":
             connection.execute(
                 text(
-                    "CREATE TRIGGER picky BEFORE INSERT ON log_records WHEN NEW.message = 'no' "
-                    "BEGIN SELECT RAISE(ABORT, 'not that one'); END"
+                    "CREATE TRIGGER picky BEFORE INSERT ON cloche_log_records "
+                    "WHEN NEW.message = 'no' BEGIN SELECT RAISE(ABORT, 'not that one'); END"
                 )
             )
         else:
             connection.execute(
-                text("CREATE UNIQUE INDEX picky ON log_records (id, (1 / length(message)))")
+                text("CREATE UNIQUE INDEX picky ON cloche_log_records (id, (1 / length(message)))")
             )
     refused = "no" if database.url.get_backend_name() == "sqlite" else ""
     lines = [line(str(number)) for number in range(50)] + [line(refused)]
@@ -140,10 +140,14 @@ def test_the_text_index_knows_every_message(writer: Writer, database: Database) 
     writer.write([line("retrieving documents"), line("calling the model")])
     writer.write([line("documents validated")])
     if database.url.get_backend_name() == "sqlite":
-        query = "SELECT count(*) FROM log_records_text WHERE log_records_text MATCH 'documents'"
+        query = (
+            "SELECT count(*) FROM cloche_log_records_text "
+            "WHERE cloche_log_records_text MATCH 'documents'"
+        )
     else:
         query = (
-            "SELECT count(*) FROM log_records WHERE to_tsvector('simple', message) "
+            "SELECT count(*) FROM cloche_log_records "
+            "WHERE to_tsvector('simple', cloche_words(message)) "
             "@@ plainto_tsquery('simple', 'documents')"
         )
     with database.write() as connection:
@@ -167,7 +171,7 @@ def test_writers_at_the_same_time_share_the_work(settings: Settings, database: D
 
 
 def partitions(database: Database) -> dict[str, int]:
-    query = text("SELECT tableoid::regclass::text, count(*) FROM log_records GROUP BY 1")
+    query = text("SELECT tableoid::regclass::text, count(*) FROM cloche_log_records GROUP BY 1")
     with database.read() as connection:
         return {name: count for name, count in connection.execute(query)}  # noqa: C416
 
@@ -195,13 +199,13 @@ def test_a_day_is_a_partition_and_absurd_days_have_a_net(on_postgresql: Settings
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
         writer.write([line(at=midnight), line(at=midnight - timedelta(microseconds=1))])
         assert partitions(database) == {
-            name_of(now.date()): 2,
-            name_of((midnight - timedelta(days=1)).date()): 1,
-            name_of(week_ago.date()): 1,
-            "log_records_default": 1,
+            name_of(RECORDS, now.date()): 2,
+            name_of(RECORDS, (midnight - timedelta(days=1)).date()): 1,
+            name_of(RECORDS, week_ago.date()): 1,
+            "cloche_log_records_default": 1,
         }
         with database.read() as connection:
-            tomorrow = name_of((now + timedelta(days=1)).date())
+            tomorrow = name_of(RECORDS, (now + timedelta(days=1)).date())
             found = connection.execute(select(func.to_regclass(tomorrow))).scalar_one()
         assert found == tomorrow, "made ahead of time"
 
@@ -213,13 +217,13 @@ def test_a_partition_that_cannot_be_made_costs_no_record(on_postgresql: Settings
         with database.write() as connection:  # a row of that day is in the net already
             connection.execute(
                 text(
-                    "INSERT INTO log_records_default (id, time, level, category, message) "
+                    "INSERT INTO cloche_log_records_default (id, time, level, category, message) "
                     "VALUES (:id, :time, 20, 'x', 'x')"
                 ),
                 {"id": LogRecord(micros(early), 1, "info", "", None, "").id, "time": early},
             )
         assert writer.write([line(at=early)]) == Written(rows=1)
-        assert partitions(database) == {"log_records_default": 2}
+        assert partitions(database) == {"cloche_log_records_default": 2}
 
 
 def test_writers_make_partitions_at_the_same_time(on_postgresql: Settings) -> None:
@@ -232,7 +236,7 @@ def test_writers_make_partitions_at_the_same_time(on_postgresql: Settings) -> No
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(work, range(4))) == [10] * 4
     with opened(on_postgresql) as (_, database):
-        assert partitions(database) == {name_of(day.date()): 4 for day in days}
+        assert partitions(database) == {name_of(RECORDS, day.date()): 4 for day in days}
 
 
 def test_a_database_that_is_away_is_told_and_comes_back(tmp_path: Path) -> None:

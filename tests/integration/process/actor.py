@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from cloche.process.notify import notify
+from cloche.process.systemd import notify
 
 name, ledger, *words = sys.argv[1:]
 options = dict(word.partition("=")[::2] for word in words)

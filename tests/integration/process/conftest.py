@@ -20,17 +20,9 @@ from cloche.process.spec import ProcessSpec
 from cloche.process.status import ProcessState, ProcessStatus
 from cloche.process.stopping import kill_carriers
 from cloche.process.supervisor import Supervisor
+from cloche.testing import wait_until
 
 ACTOR = str(Path(__file__).with_name("actor.py"))
-
-
-def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true value of ``condition``; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
-    return value
 
 
 @dataclass
@@ -51,7 +43,7 @@ class Ledger:
         return [f"{name} {what}" for name, what, _ in self.entries if what in whats]
 
     def pid(self, name: str, what: str) -> int:
-        pids: list[int] = eventually(
+        pids: list[int] = wait_until(
             lambda: [pid for n, w, pid in self.entries if (n, w) == (name, what)]
         )
         return pids[-1]

@@ -15,7 +15,8 @@ from cloche.process import table
 from cloche.process.identity import Identity
 from cloche.process.run_directory import RunDirectory
 from cloche.process.stopping import kill_carriers
-from tests.integration.process.conftest import Ledger, eventually, gone
+from cloche.testing import wait_until
+from tests.integration.process.conftest import Ledger, gone
 
 LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
@@ -87,7 +88,7 @@ def test_a_killed_launcher_leaves_nothing_and_the_broker_stops_last(
     started = {pid for _, _, pid in ledger.entries}
     assert len(started) == 5
     launched.kill()
-    eventually(lambda: not launched.guard.alive())
+    wait_until(lambda: not launched.guard.alive())
     assert _all_gone(ledger)
     assert launched.survivors() == set()
     # The worker drained, printing into a pipe whose launcher is gone, while the broker lived.
@@ -135,11 +136,11 @@ def test_a_killed_guard_is_replaced_and_the_new_one_does_its_work(
 ) -> None:
     launched = launch()
     launched.guard.signal(signal.SIGKILL)
-    fresh = Identity(eventually(lambda: _guard_of(launched)), 0.0)
+    fresh = Identity(wait_until(lambda: _guard_of(launched)), 0.0)
     assert fresh.pid != launched.guard.pid
     assert not _all_gone(ledger)
     launched.kill()
-    eventually(lambda: gone(fresh.pid))
+    wait_until(lambda: gone(fresh.pid))
     assert _all_gone(ledger)
     assert ledger.order("stopped") == ["worker stopped", "broker stopped"]
     assert "draining" in (launched.path / "logs" / "worker.log").read_text()
@@ -150,7 +151,7 @@ def test_the_guard_ignores_what_a_terminal_or_service_manager_sends(launch: Laun
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         launched.guard.signal(number)
     launched.kill()
-    eventually(lambda: not launched.guard.alive())
+    wait_until(lambda: not launched.guard.alive())
     assert launched.survivors() == set()
 
 
@@ -175,8 +176,8 @@ def test_without_launcher_and_guard_the_kernel_still_stops_all_but_the_broker(
 ) -> None:
     launched = launch("silent")
     _kill_both(launched)
-    eventually(lambda: ledger.order("stopped") == ["worker stopped"])
-    eventually(lambda: gone(ledger.pid("worker", "started")))
+    wait_until(lambda: ledger.order("stopped") == ["worker stopped"])
+    wait_until(lambda: gone(ledger.pid("worker", "started")))
     assert not gone(ledger.pid("broker", "started"))
 
 
@@ -192,7 +193,7 @@ def test_what_was_spawned_but_not_yet_recorded_is_found(launch: Launches, ledger
         text = text.replace(f'"pid": {child.identity.pid},', '"pid": 4194305,')
     directory.state_path.write_text(text)
     launched.kill()
-    eventually(lambda: not launched.guard.alive())
+    wait_until(lambda: not launched.guard.alive())
     assert _all_gone(ledger)
     assert ledger.order("stopped") == ["worker stopped", "broker stopped"]
 
@@ -202,7 +203,7 @@ def _kill_both(launched: Launched) -> None:
     launched.popen.send_signal(signal.SIGSTOP)
     launched.guard.signal(signal.SIGKILL)
     launched.kill()
-    eventually(lambda: not launched.guard.alive())
+    wait_until(lambda: not launched.guard.alive())
 
 
 def _guard_of(launched: Launched) -> int:

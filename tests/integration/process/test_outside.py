@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from cloche.process.identity import Identity
-from cloche.process.outside import descendants, stop_outside
-from tests.integration.process.conftest import Ledger, eventually, gone
+from cloche.process.unsupervised import descendants, stop_unsupervised
+from cloche.testing import wait_until
+from tests.integration.process.conftest import Ledger, gone
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_it_is_asked_and_then_its_own_children_go_and_nobody_elses(
     main = _main(ledger)
     children = {ledger.pid("main", "child"), ledger.pid("main", "escaped")}
     assert {one.pid for one in descendants(main)} == children
-    assert stop_outside(main, ((signal.SIGTERM, 10.0),), print)
+    assert stop_unsupervised(main, ((signal.SIGTERM, 10.0),), print)
     assert ledger.order("SIGTERM", "stopped") == ["main SIGTERM", "main stopped"]
     assert all(gone(pid) for pid in children)
     assert not gone(neighbour)
@@ -61,9 +62,9 @@ def test_one_that_will_not_go_is_killed_also_when_it_was_stopped(ledger: Ledger)
         child = ledger.pid("main", "child")
         process.send_signal(signal.SIGSTOP)
         said: list[str] = []
-        assert stop_outside(main, ((signal.SIGTERM, 0.3),), said.append), "a zombie is gone"
+        assert stop_unsupervised(main, ((signal.SIGTERM, 0.3),), said.append), "a zombie is gone"
         assert said == [f"pid {main.pid} did not stop: killed"]
-        eventually(lambda: gone(child))
+        wait_until(lambda: gone(child))
     finally:
         process.kill()
         process.wait()

@@ -329,7 +329,7 @@ def test_descriptors_do_not_grow_over_restarts(stage: Stage) -> None:
         before = len(os.listdir("/dev/fd"))
         for _ in range(10):
             assert await supervisor.restart("a")
-        assert len(os.listdir("/dev/fd")) == before
+        assert len(os.listdir("/dev/fd")) <= before
 
     stage.run([_sleeper("a")], play)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections
 import json
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +13,8 @@ import pytest
 from celery import Celery
 from kombu import Connection
 
-from cloche.testing import RabbitProcess
-from tests.acceptance.stack import clean_environ, wait_for
+from cloche.testing import RabbitProcess, clean_environ, wait_until
+from tests import commands
 from tests.integration.app.conftest import LiveWorker, StartWorker
 from tests.integration.rabbitmq.conftest import Worker, size
 from tests.integration.transport.proxy import Proxy
@@ -57,13 +55,13 @@ def test_kill_9_under_load_loses_nothing_and_repeats_only_what_ran(
     for number in range(2):
         doomed = worker("-c", "4", "--name", f"doomed-{number}")
         goal = 50 * (number + 1) + 10
-        wait_for("it to work", partial(has_ended, ledger, goal))
+        wait_until(partial(has_ended, ledger, goal), "it to work")
         kill_with_children(doomed)
     worker("-c", "4", "--name", "heir")
-    wait_for("all to end", lambda: len(ended(ledger)) == count, 60)
+    wait_until(lambda: len(ended(ledger)) == count, "all to end", 60)
     started = collections.Counter(line for line in lines(ledger) if line.startswith("start "))
     assert sum(started.values()) <= count + 2 * 4
-    wait_for("an empty queue", lambda: size(app, queue) == 0)
+    wait_until(lambda: size(app, queue) == 0, "an empty queue")
 
 
 def test_a_frozen_idle_worker_that_is_killed_loses_nothing(
@@ -75,7 +73,7 @@ def test_a_frozen_idle_worker_that_is_killed_loses_nothing(
     publish(app, ledger, 20, 0)
     kill_with_children(frozen)
     worker("-c", "4", "--name", "heir")
-    wait_for("all to end", lambda: len(ended(ledger)) == 20, 30)
+    wait_until(lambda: len(ended(ledger)) == 20, "all to end", 30)
     assert set(ended(ledger).values()) == {1}
 
 
@@ -85,11 +83,11 @@ def test_a_server_that_is_killed_loses_nothing_it_confirmed(
     ledger, count = tmp_path / "ledger", 300
     publish(app, ledger, count, 0.01)
     started = worker("-c", "4")
-    wait_for("it to work", lambda: len(ended(ledger)) > 50)
+    wait_until(lambda: len(ended(ledger)) > 50, "it to work")
     rabbit.kill()
     rabbit.start()
     publish(app, ledger, 1, 0)  # the publisher finds it again by itself
-    wait_for("all to end", lambda: len(ended(ledger)) == count, 90)
+    wait_until(lambda: len(ended(ledger)) == count, "all to end", 90)
     assert not started.ended
     assert sum(ended(ledger).values()) <= count + 1 + 4
 
@@ -108,9 +106,9 @@ def test_a_connection_that_is_cut_loses_nothing(
             CLOCHE_RESULTS__URL=broker_url,
             CLOCHE_TASKS__DEFAULT_QUEUE=queue,
         )
-        wait_for("it to work", lambda: len(ended(ledger)) > 50)
+        wait_until(lambda: len(ended(ledger)) > 50, "it to work")
         proxy.cut()
-        wait_for("all to end", lambda: len(ended(ledger)) == count, 60)
+        wait_until(lambda: len(ended(ledger)) == count, "all to end", 60)
         assert sum(ended(ledger).values()) <= count + 4
         assert not started.ended
         started.close()
@@ -124,15 +122,7 @@ class Letters:
         self.environ = clean_environ(CLOCHE_BROKER__URL=rabbit.url)
 
     def run(self, *words: str) -> str:
-        command = [sys.executable, "-m", "cloche", "dlq", *words]
-        done = subprocess.run(
-            command,
-            cwd=self.directory,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = commands.cloche("dlq", *words, cwd=self.directory, env=self.environ)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -158,7 +148,7 @@ def test_a_task_that_kills_its_worker_three_times_becomes_a_dead_letter(
     app.send_task("tasks.probe.limits").get(timeout=20)
     assert lines(ledger) == ["start"] * 3
     assert not heir.ended
-    (letter,) = wait_for("the dead letter", letters.here)
+    (letter,) = wait_until(letters.here, "the dead letter")
     assert (letter["reason"], letter["task"]) == ("max-deliveries", "tasks.probe.kill_self")
     assert letter["task_id"] == queue
     assert queue in letters.run("show", str(letter["id"]))
@@ -167,7 +157,7 @@ def test_a_task_that_kills_its_worker_three_times_becomes_a_dead_letter(
     assert letters.run("retry", str(letter["id"])).strip() == "1 put back"
     assert letters.here() == []
     # What a queue of this kind says of its length follows a moment later.
-    wait_for("it to be back", lambda: size(app, queue) > 0)
+    wait_until(lambda: size(app, queue) > 0, "it to be back")
     assert size(app, queue) == 1
 
 
@@ -180,7 +170,7 @@ def test_what_cannot_be_run_becomes_a_dead_letter(
         producer = connection.Producer()
         for body, kind in ((b"\xff\xfe junk", "application/json"), (b"{}", "application/json")):
             producer.publish(body, routing_key=queue, content_type=kind, content_encoding="utf-8")
-    wait_for("three dead letters", lambda: len(letters.here()) == 3)
+    wait_until(lambda: len(letters.here()) == 3, "three dead letters")
     assert {letter["reason"] for letter in letters.here()} == {"rejected"}
     assert app.send_task("tasks.probe.limits").get(timeout=20)
     assert not started.ended
@@ -208,7 +198,7 @@ def test_heartbeats_go_on_while_a_stopping_worker_waits(
         ledger = str(ledgers[pool])
         app.send_task("tasks.probe.doze", (ledger, "x", 12), queue=f"{queue}-{pool}", **IGNORED)
     for pool, one in zip(pools, stopping, strict=True):
-        wait_for("it to run", partial(lines, ledgers[pool]))
+        wait_until(partial(lines, ledgers[pool]), "it to run")
         one.process.send_signal(signal.SIGTERM)
     for pool, one in zip(pools, stopping, strict=True):
         one.process.wait(40)

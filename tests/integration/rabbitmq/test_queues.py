@@ -19,9 +19,8 @@ from kombu.transport.native_delayed_delivery import (
 
 from cloche.app import harden
 from cloche.cluster import Cluster
-from cloche.settings import load
-from cloche.testing import RabbitProcess
-from tests.acceptance.stack import wait_for
+from cloche.settings import Settings, load
+from cloche.testing import RabbitProcess, wait_until
 from tests.integration.rabbitmq.conftest import Worker, client, size
 
 
@@ -52,7 +51,7 @@ def test_every_pool_works(
     sent.append(app.send_task("tasks.probe.doze", (str(tmp_path / "ledger"), "x", 0.1)))
     for result in sent:
         result.get(timeout=30)
-    wait_for("all to be acknowledged", lambda: size(app, queue) == 0)
+    wait_until(lambda: size(app, queue) == 0, "all to be acknowledged")
 
 
 def test_a_worker_has_no_more_than_its_places(
@@ -62,7 +61,7 @@ def test_a_worker_has_no_more_than_its_places(
     ledger = tmp_path / "ledger"
     for number in range(6):
         app.send_task("tasks.probe.note", (str(ledger), str(number), 30), ignore_result=True)
-    wait_for("both to run", lambda: ledger.exists() and ledger.read_text().count("start") == 2)
+    wait_until(lambda: ledger.exists() and ledger.read_text().count("start") == 2, "both to run")
     assert size(app, queue) == 4
     assert "Global QoS is disabled" in started.output
 
@@ -88,11 +87,41 @@ def test_queues_the_application_declares_itself_are_left_alone(
     own = Celery("theirs", broker=rabbit.url)
     own.conf.task_default_queue = queue
     own.conf.task_queues = [StockQueue(queue, routing_key=queue)]
-    done = harden(own, load({}, environ={}).settings)
+    done = harden(own, load({"broker.quorum_queues": True}, environ={}).settings)
     own.send_task("anything", ignore_result=True)
     assert "x-queue-type" not in arguments(rabbit, queue)
     assert any(queue in note for note in done.notes)
     assert own.conf.broker_transport_options["confirm_publish"] is True
+
+
+def test_an_existing_applications_queues_stay_as_it_declares_them_unless_asked(
+    rabbit: RabbitProcess, queue: str
+) -> None:
+    """Else its other processes, which know nothing of Cloche, are refused by the server."""
+
+    def theirs(name: str) -> Celery:
+        made = Celery("theirs", broker=rabbit.url)
+        made.conf.update(task_default_queue=name, task_routes={"other": {"queue": f"{name}.other"}})
+        return made
+
+    def use(made: Celery) -> None:
+        for task in ("anything", "other"):
+            made.send_task(task, ignore_result=True)
+        made.send_task("anything", queue=f"{queue}.unknown", ignore_result=True)
+
+    hardened = theirs(queue)
+    done = harden(hardened, load({}, environ={}).settings)
+    assert any("broker.quorum_queues" in note for note in done.notes)
+    use(hardened)
+    use(theirs(queue))
+    for name in (queue, f"{queue}.other", f"{queue}.unknown"):
+        assert arguments(rabbit, name) == {}
+        assert size(hardened, name) == 2
+
+    asked = theirs(f"{queue}.quorum")
+    harden(asked, load({"broker.quorum_queues": True}, environ={}).settings)
+    asked.send_task("anything", ignore_result=True)
+    assert arguments(rabbit, f"{queue}.quorum")["x-delivery-limit"] == 2
 
 
 def test_an_application_with_priorities_keeps_classic_queues(
@@ -100,7 +129,7 @@ def test_an_application_with_priorities_keeps_classic_queues(
 ) -> None:
     own = Celery("theirs", broker=rabbit.url)
     own.conf.update(task_default_queue=queue, task_queue_max_priority=5)
-    harden(own, load({}, environ={}).settings)
+    harden(own, load({"broker.quorum_queues": True}, environ={}).settings)
     own.send_task("anything", ignore_result=True, priority=3)
     assert arguments(rabbit, queue) == {"x-max-priority": 5}
 
@@ -122,15 +151,15 @@ def test_the_dashboards_reader_sees_workers_lengths_and_health(
     worker("-c", "1", "--name", queue)
     for _ in range(3):
         app.send_task("tasks.probe.note", (str(tmp_path / "l"), "x", 30), ignore_result=True)
-    cluster = Cluster(app)
+    cluster = Cluster(app, Settings())
 
     def seen() -> Any:
         now = cluster.look()
         (one,) = [found for found in now.queues if found.name == queue]
         return (now, one) if one.length == 2 and one.consumers else None
 
-    now, one = wait_for("the worker and its queue to be seen", seen)
-    assert [check.ok for check in now.health] == [True, True]
+    now, one = wait_until(seen, "the worker and its queue to be seen")
+    assert [check.ok for check in now.health] == [True, True, True]
     assert not now.gaps
     assert one.consumers == tuple(name for name in one.consumers if name.startswith(queue))
     cluster.stop()
@@ -198,7 +227,7 @@ def test_delayed_tasks_run_once_at_their_time_whoever_comes_first(
             eta=app.now() + timedelta(seconds=delay),
         )
     worker("-c", "1")
-    wait_for("all to run", lambda: len(stamps(ledger)) == len(due), 30)
+    wait_until(lambda: len(stamps(ledger)) == len(due), "all to run", 30)
     ran = stamps(ledger)
     assert {name: len(times) for name, times in ran.items()} == dict.fromkeys(due, 1)
     assert min(ran[name][0] - due[name] for name in due) > -0.05
@@ -250,7 +279,7 @@ def test_retries_wait_in_the_server_too(app: Celery, worker: Worker, tmp_path: P
     worker("-c", "1")
     ledger = tmp_path / "ledger"
     app.send_task("tasks.probe.again", (str(ledger), 1.5), countdown=1)
-    wait_for("three runs", lambda: len(stamps(ledger)) == 3, 30)
+    wait_until(lambda: len(stamps(ledger)) == 3, "three runs", 30)
     ran = stamps(ledger)
     assert [len(ran[retry]) for retry in "012"] == [1, 1, 1]
     assert ran["1"][0] - ran["0"][0] >= 1.45

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
+import signal as signals
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,17 +15,10 @@ import redis
 from celery import Celery
 
 from cloche.testing import BrokerProcess
+from tests.commands import Forked
 
 APP = "tests.integration.transport.ledger_app"
 ROOT = Path(__file__).parents[3]
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = 40) -> None:
-    """Wait for a condition; fail with ``what`` when it does not come true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +143,10 @@ class Bench:
         self.close()
 
 
-class Worker:
+class Worker(Forked):
     """``celery worker`` in a process group of its own."""
+
+    ready = "ready."
 
     def __init__(
         self,
@@ -167,54 +157,42 @@ class Worker:
         conf: dict[str, Any],
         environ: dict[str, str],
     ) -> None:
-        self.log_path = bench.directory / f"worker-{len(bench.workers)}.log"
-        environment = {
-            **os.environ,
-            "LEDGER_BROKER": url,
-            "LEDGER_FILE": str(bench.ledger.path),
-            "LEDGER_CONF": json.dumps(conf),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONWARNINGS": "ignore",
-            **environ,
-        }
-        command = [sys.executable, "-m", "celery", "-A", APP, "worker", "-l", "INFO"]
-        command += ["-P", pool, "-c", str(concurrency), "-n", f"{self.log_path.stem}@test"]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        log = bench.directory / f"worker-{len(bench.workers)}.log"
+        super().__init__(
+            self._words(pool, concurrency, log.stem),
+            log,
+            directory=ROOT,
+            environ={
+                **os.environ,
+                "LEDGER_BROKER": url,
+                "LEDGER_FILE": str(bench.ledger.path),
+                "LEDGER_CONF": json.dumps(conf),
+                "PYTHONPATH": str(ROOT),
+                "PYTHONWARNINGS": "ignore",
+                **environ,
+            },
+        )
+        self.start()
+
+    def _words(self, pool: str, concurrency: int, name: str) -> list[str]:
+        words = ["-m", "celery", "-A", APP, "worker", "-l", "INFO"]
+        return [*words, "-P", pool, "-c", str(concurrency), "-n", f"{name}@test"]
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def wait_ready(self) -> None:
-        wait_until(lambda: "ready." in self.log or not self.alive, "worker is ready", 60)
-        assert self.alive, self.log
+        return self.output
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return not self.ended
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int, *, group: bool = True) -> None:
         """To the worker and its children."""
-        os.killpg(self.process.pid, number)
+        super().signal(number, group=group)
 
-    def kill(self) -> None:
-        """kill -9 of the whole group; stopped ones too."""
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGKILL)
-        self.process.wait(timeout=10)
-
-    def stop(self, seconds: float = 60) -> int:
+    def stop(self, seconds: float = 60, how: int = signals.SIGTERM) -> int:
         """SIGTERM to the worker, as a supervisor does; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(how)
         return self.process.wait(timeout=seconds)
 
 

@@ -12,7 +12,7 @@ import time
 
 from celery import Celery, Task, current_task
 
-from cloche.broker.lease_check import lease_lost
+from cloche.broker.celery_hooks import lease_lost
 
 app = Celery("ledger", broker=os.environ["LEDGER_BROKER"])
 settings: dict[str, object] = {

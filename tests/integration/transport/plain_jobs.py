@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloche.app.events import collect_events
-from cloche.app.plain import receive_plainly
+from cloche.worker.events import collect_events
+from cloche.worker.receiver import receive_plainly
 from tests.integration.aio_pool.jobs import app
 
 __all__ = ["app"]

@@ -10,9 +10,8 @@ from typing import Self
 
 import redis
 
-from cloche.broker.commands import send
-from cloche.testing import BrokerProcess
-from tests.integration.transport.harness import wait_until
+from cloche.broker.connection.commands import send
+from cloche.testing import BrokerProcess, wait_until
 
 MASTER = "tasks"
 

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import pytest
 
-from cloche.broker.commands import send
-from cloche.broker.server import bundled_server
+from cloche.broker.connection.commands import send
+from cloche.broker.embedded.server import bundled_server
 from cloche.testing import BrokerProcess, free_port
 from tests.integration.transport.harness import ROOT
 

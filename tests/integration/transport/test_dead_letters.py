@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.stack import clean_environ
-from tests.integration.transport.harness import APP, Bench, wait_until
+from cloche.testing import clean_environ, wait_until
+from tests.integration.transport.harness import APP, Bench
 
 
 def dlq(bench: Bench, folder: Path, *words: str) -> str:
@@ -23,10 +23,11 @@ def dlq(bench: Bench, folder: Path, *words: str) -> str:
 
 
 def test_all_kinds_are_listed_shown_retried_and_purged(bench: Bench, tmp_path: Path) -> None:
-    bench.worker("prefork", 1, conf={"task_reject_on_worker_lost": True})
+    conf = {"task_reject_on_worker_lost": True}
+    bench.worker("prefork", 1, conf=conf, max_message_bytes=1_000_000)
     bench.client.lpush("celery", "junk, no message")
     bench.client.lpush("celery", json.dumps({"body": "W10=", "headers": {"task": "no.properties"}}))
-    big = {"body": "x" * 10_000_001, "headers": {"task": "too.big"}, "properties": {}}
+    big = {"body": "x" * 1_000_001, "headers": {"task": "too.big"}, "properties": {}}
     bench.client.lpush("celery", json.dumps(big))
     bench.app.send_task("nobody.knows", [1])
     bench.send(666, "kill_child")

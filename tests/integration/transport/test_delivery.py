@@ -14,7 +14,8 @@ from celery import Celery
 from cloche.broker import delayed
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
-from tests.integration.transport.harness import APP, Bench, wait_until
+from cloche.testing import wait_until
+from tests.integration.transport.harness import APP, Bench
 
 #: The second in the long form only.
 POOLS = ["prefork", pytest.param("threads", marks=pytest.mark.long)]
@@ -39,7 +40,9 @@ def test_a_worker_stopped_past_its_lease_drops_what_it_had_not_started(
     stopped.signal(signal.SIGCONT)
     wait_until(lambda: "lease lost" in stopped.log, "the stopped worker noticed")
     wait_until(lambda: "fenced" in stopped.log, "late acknowledgements were fenced")
-    leases = [stats["leases"] for stats in bench.app.control.inspect(timeout=2).stats().values()]
+    answers = bench.app.control.inspect(timeout=2).stats().values()
+    assert {stats["broker"]["hostname"] for stats in answers} == {"127.0.0.1"}
+    leases = [stats["leases"] for stats in answers]
     assert sorted(one["lost"] for one in leases) == [0, 1]
     assert sum(one["fenced"] for one in leases) >= 1
     wait_until(lambda: bench.inflight() == 0, "nothing in flight")

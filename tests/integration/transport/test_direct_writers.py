@@ -12,8 +12,8 @@ import pytest
 from celery import Celery, states
 from celery.app.task import Context
 
-from cloche.broker.direct_events import EventWriter
-from tests.integration.transport.harness import wait_until
+from cloche.broker.events import EventWriter
+from cloche.testing import wait_until
 
 
 @pytest.fixture
@@ -91,3 +91,27 @@ def test_events_arrive_at_celerys_receiver_in_order(app: Celery) -> None:
     dispatcher.close()
     connection.close()
     assert json.dumps(heard[0]["clock"])
+
+
+def test_events_go_to_each_topic_of_the_channel(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``sentinel_fanout_compat`` those of kombu before 5.4 are among them."""
+    dispatcher = app.events.Dispatcher(app.connection_for_write(), hostname="me@here")
+    channel: Any = dispatcher.connection.default_channel
+    topics = ["now/task.multi", "before/task.multi"]
+    monkeypatch.setattr(channel, "_get_publish_topics", lambda exchange, routing_key: topics)
+    with channel.own.pubsub() as heard:
+        heard.subscribe(*topics)
+        assert [heard.get_message(timeout=10)["type"] for _ in topics] == ["subscribe"] * 2
+
+        async def work() -> None:
+            writer = EventWriter(dispatcher, asyncio.get_running_loop())
+            writer.add({"type": "task-received", "uuid": "x"})
+            await writer.stop()
+
+        asyncio.run(work())
+        told = [heard.get_message(timeout=10) for _ in topics]
+    assert {message["channel"].decode() for message in told} == set(topics)
+    assert told[0]["data"] == told[1]["data"], "one tag: who hears both knows it for one message"
+    dispatcher.close()

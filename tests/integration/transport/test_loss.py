@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.integration.transport.harness import Bench, connections, wait_until
+from cloche.testing import wait_until
+from tests.integration.transport.harness import Bench, connections
 from tests.integration.transport.proxy import Proxy
 
 #: Those after the first in the long form only.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.stack import wait_for
+from cloche.testing import wait_until
 from tests.integration.aio_pool.harness import Worker, worker
 from tests.integration.aio_pool.test_same_as_prefork import PLAYS, Events, _lines, _tell
 
@@ -49,7 +49,7 @@ def stories(plain: Worker) -> dict[str, Any]:
 
 def _played(found: Worker) -> dict[str, Any]:
     events = Events(found.app)
-    wait_for("a heartbeat", events.beats)
+    wait_until(events.beats, "a heartbeat")
     results = {name: play(found) for name, play in PLAYS.items()}
     roots = {name: result.id for name, result in results.items() if result}
     told = _tell(found, events, results, roots)
@@ -83,4 +83,4 @@ def test_plain_messages_are_told_from_others(plain: Worker) -> None:
 def test_a_task_revoked_before_it_came_does_not_run(plain: Worker) -> None:
     plain.app.control.revoke("revoked-early", reply=True, timeout=10, limit=1)
     result = plain.send("add", 1, 2, task_id="revoked-early")
-    wait_for("the state", lambda: result.state == "REVOKED")
+    wait_until(lambda: result.state == "REVOKED", "the state")

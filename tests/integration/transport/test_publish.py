@@ -18,9 +18,9 @@ import kombu
 import pytest
 from celery import Celery, signals
 
-from cloche.broker import publish_many as bulk
-from cloche.testing import BrokerProcess
-from tests.integration.transport.harness import Bench, wait_until
+from cloche.broker.publish import bulk
+from cloche.testing import BrokerProcess, wait_until
+from tests.integration.transport.harness import Bench, connections
 from tests.integration.transport.proxy import Proxy
 
 
@@ -45,8 +45,9 @@ def without_ids(one: dict[str, Any]) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(one))
     for name in ("id", "root_id"):
         copy["headers"].pop(name)
-    for name in ("correlation_id", "delivery_tag", "timestamp"):
+    for name in ("correlation_id", "delivery_tag"):
         copy["properties"].pop(name)
+    assert copy.pop("cloche")["at"] > 0
     return copy
 
 
@@ -172,6 +173,67 @@ def test_a_chunk_whose_reply_was_cut_is_not_published_twice(bench: Bench) -> Non
         assert bulk.map_delay(cut, cutting()).ok
         app.close()
     assert [one["body"][0][0] for one in messages(bench)] == list(range(3000))
+
+
+@pytest.mark.parametrize("overheard", [False, True], ids=["from a template", "by Celery"])
+def test_what_a_reconnecting_producer_publishes_is_what_is_reported(
+    bench: Bench, task: Any, overheard: bool
+) -> None:
+    def kill() -> None:
+        for one in connections(bench.client):
+            bench.client.client_kill_filter(_id=one["id"])
+
+    def items() -> Iterator[int]:
+        for number in range(400):
+            if number in (0, 100, 150, 300):
+                kill()
+            yield number
+
+    def listen(**_: Any) -> None:
+        pass
+
+    task.delay(-1)  # a producer is in the pool, and connected
+    bench.client.delete("celery")
+    if overheard:
+        signals.before_task_publish.connect(listen)
+    try:
+        published = bulk.map_delay(task, items())
+    finally:
+        signals.before_task_publish.disconnect(listen)
+    assert published.ok
+    sent = messages(bench)
+    assert [one["body"][0][0] for one in sent] == list(range(400))
+    assert [one["headers"]["id"] for one in sent] == published.ids
+
+
+def test_a_cut_while_a_template_is_made_leaves_nothing_of_the_sample(
+    bench: Bench, task: Any
+) -> None:
+    bench.app.conf.task_send_sent_event = True
+    for number in range(5):
+        for one in connections(bench.client):
+            bench.client.client_kill_filter(_id=one["id"])
+        task.__dict__.pop("_cloche_quick", None)
+        task.delay(number)
+    assert [one["body"][0][0] for one in messages(bench)] == list(range(5))
+    assert not [one for one in messages(bench) if "@" in one["headers"]["id"]]
+    with bench.app.producer_or_acquire() as producer:
+        channel = producer.channel
+        assert channel.connection.client is producer.connection
+
+
+def test_tasks_that_are_run_at_once_are_reported(bench: Bench) -> None:
+    ran: list[int] = []
+
+    @bench.app.task(name="demo.eager", shared=False)
+    def eager(number: int) -> None:
+        ran.append(number)
+
+    bench.app.conf.task_always_eager = True
+    published = bulk.map_delay(eager, range(3))
+    assert ran == [0, 1, 2]
+    assert len(set(published.ids)) == 3
+    assert published.ok
 
 
 def test_wrong_arguments_are_refused_where_celery_refuses_them(task: Any) -> None:

@@ -8,8 +8,11 @@ import pytest
 import redis
 from celery import Celery
 
-from cloche.broker.queues import Queues
-from tests.integration.transport.harness import APP, Bench, wait_until
+from cloche.broker import delayed
+from cloche.broker.keys import Keys
+from cloche.broker.queues import QueueLength, Queues
+from cloche.testing import wait_until
+from tests.integration.transport.harness import APP, Bench
 
 
 @pytest.fixture
@@ -93,6 +96,48 @@ def test_a_purge_can_be_undone(bench: Bench, queues: Queues) -> None:
     assert after == [*before[:2], "later", *before[2:]]
     assert queues.snapshots() == []
     assert queues.restore(snapshot.id) == 0
+
+
+def test_what_is_delayed_is_seen_moved_purged_and_restored(bench: Bench, queues: Queues) -> None:
+    bench.send(0, task_id="ready")
+    bench.send(1, countdown=7200, task_id="later", priority=6)
+    bench.send(2, countdown=3600, task_id="sooner")
+    bench.send(3, countdown=3700, task_id="ready")  # the same id once more
+    shown = [("ready", "ready"), ("sooner", "delayed"), ("ready", "delayed"), ("later", "delayed")]
+    peeked = queues.peek("celery")
+    assert [(one.task_id, one.part) for one in peeked] == shown
+    assert [one.priority for one in peeked] == [0, 0, 0, 6]
+    assert [one.due and round((one.due - time.time()) / 3600) for one in peeked] == [None, 1, 1, 2]
+    assert len(queues.peek("celery", 2)) == 2
+    assert queues.move("celery", "elsewhere", limit=2) == 2
+    assert [(one.task_id, one.part) for one in queues.peek("elsewhere")] == shown[:2]
+    assert queues.move("elsewhere", "celery") == 2
+    assert queues.peek("celery") == peeked
+    snapshot = queues.purge("celery")
+    assert snapshot is not None
+    assert snapshot.messages == 4
+    assert queues.length("celery") == QueueLength({0: 0, 3: 0, 6: 0, 9: 0}, 0, 0)
+    bench.send(4, countdown=3600, task_id="sooner")
+    assert queues.restore(snapshot.id) == 4
+    assert len(queues.peek("celery")) == 5
+    assert delayed.revoke(bench.client, Keys(), "sooner") == 2
+    assert queues.discard("celery") == 3
+    assert not bench.client.keys("cloche:delayed*")
+    assert not bench.client.keys("cloche:snapshot*")
+
+
+def test_what_a_worker_has_is_seen_and_not_purged(bench: Bench, queues: Queues) -> None:
+    bench.send(0, seconds=3, task_id="runs", priority=3)
+    bench.worker("threads", 1, conf={"worker_prefetch_multiplier": 1})
+    wait_until(lambda: bench.ledger.count("start"), "it runs")
+    bench.send(1, countdown=3600, task_id="delayed")
+    assert [(one.task_id, one.part, one.priority) for one in queues.peek("celery")] == [
+        ("delayed", "delayed", 0),
+        ("runs", "inflight", 3),
+    ]
+    assert bench.app.control.purge() == 1
+    assert queues.length("celery").inflight == 1
+    wait_until(lambda: bench.done(1), "it ended")
 
 
 def test_purging_an_empty_queue_makes_no_snapshot(queues: Queues) -> None:

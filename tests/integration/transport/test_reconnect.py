@@ -13,8 +13,7 @@ import redis
 from kombu import Connection, Consumer, Queue
 
 from cloche.broker.channel import Channel
-from cloche.testing import BrokerProcess
-from tests.integration.transport.harness import wait_until
+from cloche.testing import BrokerProcess, wait_until
 
 OPTIONS = {"lease": 1.2}
 
@@ -129,19 +128,21 @@ def test_closing_in_good_order_gives_back_and_ends_the_lease(
     assert '"redelivered": true' in client.lrange("things", -1, -1)[0]
 
 
-def test_rejecting_with_requeue_puts_it_to_the_front(
+def test_rejecting_with_requeue_puts_it_to_the_back_as_kombu_does(
     connect: Callable[[], Connection], client: redis.Redis
 ) -> None:
     connection = connect()
     first, second, third = fetch(connection, 3)
+    connection.Producer().publish({"number": 3}, routing_key="things")
     third.requeue()
     first.requeue()
     second.ack()
     connection.release()
     bodies = [json.loads(raw)["body"] for raw in reversed(client.lrange("things", 0, -1))]
     assert [json.loads(base64.b64decode(body)) for body in bodies] == [
-        {"number": 0},
+        {"number": 3},
         {"number": 2},
+        {"number": 0},
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from tests.integration.transport.harness import APP, Bench, wait_until
+from cloche.testing import wait_until
+from tests.integration.transport.harness import APP, Bench
 
 
 def test_scheduled_lists_the_tasks_that_wait_on_the_server(bench: Bench) -> None:

@@ -16,8 +16,9 @@ from celery import Celery, states
 
 from cloche.broker.dead_letters import DeadLetters
 from cloche.broker.keys import Keys
+from cloche.testing import wait_until
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, Worker, wait_until
+from tests.integration.transport.harness import Bench, Worker
 from tests.integration.transport.servers import COMBINATIONS, CONNECTIONS, Reached
 
 TASKS = "tests.integration.transport.servers_app"

@@ -12,12 +12,12 @@ import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from cloche.broker.commands import send
-from cloche.broker.probe import probe
+from cloche.broker.connection.commands import send
+from cloche.broker.connection.probe import probe
 from cloche.errors import BrokerError, BrokerFault
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, connections, wait_until
+from tests.integration.transport.harness import Bench, connections
 from tests.integration.transport.servers import CONNECTIONS, Reached
 
 pytestmark = pytest.mark.long

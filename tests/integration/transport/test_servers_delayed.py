@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from cloche.broker.keys import Keys
-from cloche.broker.publish_many import publish_many
-from tests.integration.transport.harness import APP, Bench, wait_until
+from cloche.broker.publish.bulk import publish_many
+from cloche.testing import wait_until
+from tests.integration.transport.harness import APP, Bench
 
 pytestmark = pytest.mark.long
 

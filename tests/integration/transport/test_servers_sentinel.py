@@ -10,9 +10,9 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from cloche.testing import BrokerProcess
+from cloche.testing import BrokerProcess, wait_until
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, wait_until
+from tests.integration.transport.harness import Bench
 from tests.integration.transport.sentinels import MASTER, SentinelGroup
 
 pytestmark = pytest.mark.long

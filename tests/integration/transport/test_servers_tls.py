@@ -11,12 +11,13 @@ import pytest
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from cloche.broker import results_waiting
-from cloche.broker.probe import probe
-from cloche.broker.results import aget
+from cloche.broker.connection.probe import probe
+from cloche.broker.results import waiter as results_waiting
+from cloche.broker.results.redis_backend import aget
 from cloche.errors import BrokerError, BrokerFault
+from cloche.testing import wait_until
 from tests.integration.transport import servers
-from tests.integration.transport.harness import Bench, wait_until
+from tests.integration.transport.harness import Bench
 
 pytestmark = pytest.mark.long
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from cloche.broker.commands import send
-from cloche.testing import BrokerProcess
-from tests.integration.transport.harness import Bench, wait_until
+from cloche.broker.connection.commands import send
+from cloche.testing import BrokerProcess, wait_until
+from tests.integration.transport.harness import Bench
 
 
 def fill(bench: Bench) -> None:

@@ -12,8 +12,8 @@ from celery.apps.worker import Worker  # noqa: F401 (imported before threads sta
 
 from cloche.settings import Settings, load
 from cloche.testing import free_port
-from cloche.web.dashboard import create_dashboard
-from cloche.web.service import create_service
+from cloche.web.dashboard.app import create_dashboard
+from cloche.web.downloads.app import create_service
 from tests.integration.web.stack import Running, Source, serving, source, working
 
 

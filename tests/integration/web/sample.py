@@ -8,6 +8,7 @@ from typing import Any
 from celery import Celery, Task
 
 from cloche.settings import Settings, load
+from cloche.settings.of_app import state_of
 
 settings: Settings = load().settings
 _url = settings.broker.url.get_secret_value() if settings.broker.url else "memory://"
@@ -18,11 +19,11 @@ app.conf.update(
     task_send_sent_event=True,
     task_track_started=True,
     result_extended=True,
-    task_routes={"tasks.download.*": {"queue": "download_queue"}},
+    task_routes={"cloche.download.*": {"queue": "download_queue"}},
     broker_connection_retry_on_startup=True,
     worker_hijack_root_logger=False,
 )
-app.cloche_settings = settings
+state_of(app).settings = settings
 
 
 @app.task

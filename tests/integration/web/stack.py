@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,30 +15,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-import httpx
+import httpx2
 
 from cloche.settings.model import WebSettings
-from cloche.web.server import Server, listen, make_server
+from cloche.web.server import WebServer, listen, make_server
+from tests.commands import Forked
 
 T = TypeVar("T")
-
-
-def until(find: Callable[[], T | None], seconds: float = 20.0, what: str = "it") -> T:
-    """What ``find`` returns once it is neither None nor False."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = find()
-        if found is not None and found is not False:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 @dataclass
 class Running:
     """A server of ours that listens."""
 
-    server: Server
+    server: WebServer
     url: str
     thread: threading.Thread
 
@@ -73,30 +60,16 @@ def serving(app: Any, settings: WebSettings) -> Iterator[Running]:
 
 
 @contextmanager
-def working(environ: dict[str, str], log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def working(environ: dict[str, str], log: Path, *options: str) -> Iterator[Forked]:
     """A worker of the sample application, as a process of its own."""
-    command = [sys.executable, "-m", "celery", "-A", "tests.integration.web.sample", "worker"]
-    command += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", *options]
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environ},
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd=Path(__file__).parents[3],
-        )
-    try:
-        until(lambda: b" ready." in log.read_bytes(), 30, f"worker (log: {log})")
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+    words = ["-m", "celery", "-A", "tests.integration.web.sample", "worker"]
+    words += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", *options]
+    root = Path(__file__).parents[3]
+    worker = Forked(words, log, directory=root, environ={**os.environ, **environ})
+    worker.ready = " ready."
+    with worker:
+        yield worker
+        worker.stop(10)
 
 
 @dataclass
@@ -181,7 +154,7 @@ def source() -> Iterator[Source]:
         thread.join(5)
 
 
-def events_of(client: httpx.Client, path: str) -> Generator[tuple[str, str], None, None]:
+def events_of(client: httpx2.Client, path: str) -> Generator[tuple[str, str], None, None]:
     """(event, data) of a stream of server-sent events, until it ends."""
     with client.stream("GET", path, timeout=30) as answer:
         assert answer.status_code == 200, answer.read()

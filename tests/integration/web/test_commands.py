@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from cloche.testing import free_port
@@ -58,7 +58,7 @@ def test_it_tells_when_it_listens_and_stops_in_order(
 ) -> None:
     port = free_port()
     with _started(command, port, broker_url, tmp_path) as process:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
             assert client.get("/healthz").status_code == 200
             ready = client.get("/readyz")
             assert ready.status_code == 200, ready.text
@@ -105,8 +105,8 @@ def test_a_wider_bind_without_a_token_ends_with_2(broker_url: str, tmp_path: Pat
 
 def test_the_dashboard_starts_without_what_it_does_not_use(tmp_path: Path) -> None:
     """Its start pays for what it uses: no FastAPI, no Alembic (docs/decisions/0045)."""
-    code = "import sys, cloche.web.dashboard; print(*sys.modules)"
+    code = "import sys, cloche.web.dashboard.app; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout.split()
-    assert not {"fastapi", "alembic", "httpx", "psycopg"} & set(loaded)
+    assert not {"fastapi", "alembic", "httpx2", "psycopg"} & set(loaded)

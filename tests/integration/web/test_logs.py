@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-import httpx
+import httpx2
 import orjson
 import pytest
 
@@ -26,8 +26,8 @@ def database(stack: Stack) -> Iterator[Database]:
 
 
 @pytest.fixture
-def client(dashboard: Running) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=dashboard.url, timeout=20) as asking:
+def client(dashboard: Running) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=dashboard.url, timeout=20) as asking:
         yield asking
 
 
@@ -48,7 +48,9 @@ def told(database: Database) -> list[LogRecord]:
     )  # fmt: skip
 
 
-def test_records_come_newest_first_by_the_page(client: httpx.Client, told: list[LogRecord]) -> None:
+def test_records_come_newest_first_by_the_page(
+    client: httpx2.Client, told: list[LogRecord]
+) -> None:
     first = client.get("/api/logs", params={"run": "api/1", "limit": 3}).json()
     assert [one["id"] for one in first["records"]] == [str(one.id) for one in told[:0:-1]]
     assert first["newer"] is None
@@ -60,7 +62,7 @@ def test_records_come_newest_first_by_the_page(client: httpx.Client, told: list[
     ]
 
 
-def test_one_record_and_none(client: httpx.Client, told: list[LogRecord]) -> None:
+def test_one_record_and_none(client: httpx2.Client, told: list[LogRecord]) -> None:
     assert client.get(f"/api/logs/{told[2].id}").json() == told[2].as_dict()
     for unknown in (made().id, "nonsense"):
         answer = client.get(f"/api/logs/{unknown}")
@@ -68,7 +70,7 @@ def test_one_record_and_none(client: httpx.Client, told: list[LogRecord]) -> Non
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_trace_summary_and_errors_of_a_run(client: httpx.Client, told: list[LogRecord]) -> None:
+def test_trace_summary_and_errors_of_a_run(client: httpx2.Client, told: list[LogRecord]) -> None:
     run = "/api/logs/runs/api%2F1"
     trace = client.get(f"{run}/trace").json()
     assert trace["total"] == len(trace["records"]) == 4
@@ -90,7 +92,7 @@ def test_trace_summary_and_errors_of_a_run(client: httpx.Client, told: list[LogR
     [("level=loud", "level"), ("lebel=error", "Did you mean level"), ("limit=0", "limit"),
      ("since=soon", "an age as"), ("before=x", "before")],
 )  # fmt: skip
-def test_a_wrong_question_is_told(client: httpx.Client, query: str, said: str) -> None:
+def test_a_wrong_question_is_told(client: httpx2.Client, query: str, said: str) -> None:
     answer = client.get(f"/api/logs?{query}")
     assert answer.status_code == 422
     assert said in " ".join(str(value) for value in answer.json().values())
@@ -99,7 +101,7 @@ def test_a_wrong_question_is_told(client: httpx.Client, query: str, said: str) -
     assert "<form" in page.text
 
 
-def test_an_export_is_whole_however_long(client: httpx.Client, database: Database) -> None:
+def test_an_export_is_whole_however_long(client: httpx2.Client, database: Database) -> None:
     put(database, [made("x" * 100, run_id="long", after=n / 1000) for n in range(6000)])
     answer = client.get("/api/logs/export?run=long")
     assert answer.headers["content-type"].startswith("application/x-ndjson")
@@ -110,7 +112,7 @@ def test_an_export_is_whole_however_long(client: httpx.Client, database: Databas
 
 
 def test_an_export_that_nobody_reads_to_its_end_lets_go(
-    client: httpx.Client, database: Database
+    client: httpx2.Client, database: Database
 ) -> None:
     with client.stream("GET", "/api/logs/export?run=long") as answer:
         next(answer.iter_bytes(1000))
@@ -118,7 +120,7 @@ def test_an_export_that_nobody_reads_to_its_end_lets_go(
 
 
 def test_the_live_stream_sends_what_arrives_and_goes_on_after_an_id(
-    client: httpx.Client, database: Database
+    client: httpx2.Client, database: Database
 ) -> None:
     stream = events_of(client, "/api/logs/live?run=live")
     put(database, [made("not this", run_id="other")])
@@ -137,7 +139,7 @@ def test_the_live_stream_sends_what_arrives_and_goes_on_after_an_id(
     page.close()
 
 
-def test_what_is_logged_is_shown_as_text(client: httpx.Client, told: list[LogRecord]) -> None:
+def test_what_is_logged_is_shown_as_text(client: httpx2.Client, told: list[LogRecord]) -> None:
     for path in ("/logs?run=api/1", "/logs/runs/api%2F1", f"/logs/records/{told[1].id}"):
         page = client.get(path)
         assert page.status_code == 200, path
@@ -146,7 +148,7 @@ def test_what_is_logged_is_shown_as_text(client: httpx.Client, told: list[LogRec
         assert 'style="' not in page.text  # the content security policy would refuse it
 
 
-def test_an_address_keeps_what_says_something(client: httpx.Client) -> None:
+def test_an_address_keeps_what_says_something(client: httpx2.Client) -> None:
     answer = client.get("/logs?text=&level=error&since=2h&run=")
     assert answer.headers["hx-push-url"] == "/logs?level=error&since=2h"
     assert client.get("/logs/summary?since=2h").status_code == 200

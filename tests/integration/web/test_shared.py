@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from cloche.web.shared import Shared, SharedByKey
+from cloche.web.live import Shared, SharedByKey
 
 
 async def _take(shared: Shared[int], count: int) -> list[int]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 
-import httpx
+import httpx2
 import pytest
 from celery import Celery, signals
 
@@ -125,13 +125,13 @@ def test_a_user_who_is_cancelled_while_it_opens_does_not_take_it_from_others() -
 
 
 def test_clients_and_coroutine_functions_open_resources_too() -> None:
-    http = resource(httpx.AsyncClient)
+    http = resource(httpx2.AsyncClient)
 
     @resource
     async def connection() -> Connection:
         return Connection()
 
-    async def use() -> tuple[httpx.AsyncClient, Connection]:
+    async def use() -> tuple[httpx2.AsyncClient, Connection]:
         both = await http(), await connection()
         assert not both[0].is_closed
         await close_resources()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from typing import Any
 
 import celery
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from celery import Celery, current_task, shared_task
 from celery.canvas import chain
 from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Retry
 from pydantic import BaseModel
 
-from cloche.aio.check import is_coroutine_task, refuse_unawaited
-from cloche.aio.task import OPTIONS, AsyncTask, async_task
+from cloche.aio.task import (
+    OPTIONS,
+    AsyncTask,
+    async_task,
+    is_coroutine_function,
+    is_coroutine_task,
+    refuse_unawaited,
+)
 from cloche.app.task import Task as OurTask
 from cloche.errors import CoroutineTaskError, TaskCancelledError
 
@@ -186,6 +194,87 @@ def test_an_async_def_that_nobody_would_await_is_named(app: Celery) -> None:
 
     with pytest.raises(CoroutineTaskError, match=r"^forgotten is .*\n.*\n.*@cloche.async_task"):
         refuse_unawaited(app.tasks.values())
+
+
+async def _double(number: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * number
+
+
+@functools.wraps(_double)
+def _runs_it(number: int) -> Any:
+    return asyncio.run(_double(number))
+
+
+@functools.wraps(_double)
+def _passes_it_on(number: int) -> Any:
+    return _double(number)
+
+
+def _twice(number: int) -> int:
+    return 2 * number
+
+
+class _Callable:
+    async def __call__(self, number: int) -> int:
+        return await _double(number)
+
+
+def _named(function: Any) -> Any:
+    """With what Celery asks of a task's body."""
+    function.__name__, function.__module__, function.__annotations__ = "double", __name__, {}
+    return function
+
+
+@pytest.mark.parametrize(
+    ("body", "is_coroutine"),
+    [
+        (_double, True),
+        (_runs_it, False),
+        (_passes_it_on, False),
+        (_named(functools.partial(_double)), True),
+        (_named(functools.partial(_runs_it)), False),
+        (_named(_Callable()), True),
+        (_named(sync_to_async(_twice)), True),
+        (_named(async_to_sync(_double)), False),
+    ],
+    ids=["async", "runs", "passes", "partial", "partial runs", "object", "asgiref", "to sync"],
+)
+def test_a_body_is_what_calling_it_gives(body: Any, is_coroutine: bool) -> None:
+    assert is_coroutine_function(body) is is_coroutine
+    if isinstance(body, functools.partial):
+        return  # Celery makes no task of one
+    with Celery("bodies", broker="memory://", task_cls=OurTask, set_as_current=False) as app:
+        app.task(name="double", shared=False, lazy=False)(body)
+        double = app.tasks["double"]
+        assert is_coroutine_task(double) is is_coroutine
+        assert double.apply([4]).get() == 8, "and whatever gives a coroutine is waited for"
+
+
+def test_a_wrapper_that_passes_a_coroutine_on_may_be_declared_as_one(app: Celery) -> None:
+    double = async_task(_passes_it_on, app=app, name="passed")
+    assert is_coroutine_task(double)
+    assert double.apply([4]).get() == 8
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_call_of_the_class_is_around_the_body(app: Celery, asynchronous: bool) -> None:
+    class Plain(AsyncTask):
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return ["around", super().__call__(*args, **kwargs)]
+
+    class Awaiting(AsyncTask):
+        abstract = True
+
+        async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return ["around", await super().__call__(*args, **kwargs)]
+
+    base = Awaiting if asynchronous else Plain
+    double = async_task(_double, app=app, name=f"around {asynchronous}", base=base)
+    assert double.apply([4]).get() == ["around", 8]
+    assert double(4) == ["around", 8]
 
 
 def test_a_cancellation_nobody_asked_for_is_the_failure_of_its_task(app: Celery) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from celery import Celery, current_task, signals, states
+from celery.backends.cache import CacheBackend
 
-from cloche.aio import tracer
-from cloche.aio.run import REVOKED, Run
-from cloche.aio.writers import Writers
+from cloche.aio import loop_backend, tracer
+from cloche.aio import task_stacks as stacks
+from cloche.aio.bridge import Nestable
+from cloche.aio.driving import FINISHED, REVOKED, CoroutineRun, Drive
+from cloche.aio.executor import Writers
+from cloche.aio.task import runs_coroutines
 
 
 @pytest.fixture
@@ -84,11 +89,11 @@ def test_a_run_whose_fate_is_sealed_stores_nothing(app: Celery) -> None:
         return "never"
 
     async def use(trace: Any) -> tracer.Outcome:
-        run = Run()
+        run = CoroutineRun()
         task = asyncio.ensure_future(trace("tracer-late", [], {}, _request("tracer-late"), run))
         await asyncio.sleep(0.01)
-        assert run.settle(REVOKED)
-        assert not run.settle("outcome")
+        assert run.decide(REVOKED)
+        assert not run.decide(FINISHED)
         run.throw(asyncio.CancelledError())
         outcome: tracer.Outcome = await task
         return outcome
@@ -143,5 +148,41 @@ def test_coroutine_tasks_are_told_from_plain_ones_also_under_autoretry(app: Cele
     @app.task(autoretry_for=(ValueError,))
     def plain() -> None: ...
 
-    assert tracer.is_coroutine_task(app.tasks[coroutine.name])
-    assert not tracer.is_coroutine_task(app.tasks[plain.name])
+    assert runs_coroutines(app.tasks[coroutine.name])
+    assert not runs_coroutines(app.tasks[plain.name])
+
+
+def test_what_celerys_tracer_stores_on_the_loop_is_stored_by_a_writer_while_the_loop_goes_on(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storing, goes_on = threading.Event(), threading.Event()
+    where = []
+    stored = CacheBackend.set
+
+    def slowly(self: Any, *args: Any, **options: Any) -> Any:
+        where.append(threading.current_thread().name)
+        storing.set()
+        assert goes_on.wait(10), "the loop waits for the result to be stored"
+        return stored(self, *args, **options)
+
+    monkeypatch.setattr(CacheBackend, "set", slowly)
+
+    async def main() -> None:
+        run = CoroutineRun()
+        run.writers = Writers(asyncio.get_running_loop())
+        run.decide(FINISHED)
+        stacks.current_run.set(run)
+        loop_backend.use(app)
+
+        async def tracer() -> None:
+            app.backend.mark_as_done("stored-there", 1)
+
+        tracing = asyncio.ensure_future(Drive(Nestable(tracer())).run())
+        await asyncio.to_thread(storing.wait, 10)
+        goes_on.set()
+        await tracing
+        await asyncio.to_thread(run.writers.stop)
+
+    asyncio.run(main())
+    assert app.AsyncResult("stored-there").get() == 1
+    assert where == ["cloche-writer-0"]

@@ -9,13 +9,13 @@ import pytest
 import redis
 from redis._parsers.base import BaseParser
 
-from cloche.broker.address import parse_address
-from cloche.broker.downfall import downfall
-from cloche.broker.faults import explain
-from cloche.broker.server import Server, Version
+from cloche.broker.connection.address import parse_address
+from cloche.broker.connection.faults import explain
+from cloche.broker.embedded.server import ServerProgram, Version
+from cloche.broker.embedded.startup_diagnosis import startup_diagnosis
 from cloche.errors import BrokerError, BrokerFault
 
-SERVER = Server(Path("/opt/valkey-server"), Version("valkey", (9, 1, 2)), "PATH")
+SERVER = ServerProgram(Path("/opt/valkey-server"), Version("valkey", (9, 1, 2)), "PATH")
 DATA = Path("data")
 AT = parse_address("redis://:s3cret@broker.example:6379/2")
 
@@ -69,7 +69,7 @@ def test_a_remote_server_is_not_told_to_be_started_here() -> None:
 )
 def test_a_servers_last_words_are_explained(line: str, fault: BrokerFault, what: str) -> None:
     lines = [f"line {number}" for number in range(20)] + [line]
-    found = downfall(lines, SERVER, DATA, 6379)
+    found = startup_diagnosis(lines, SERVER, DATA, 6379)
     assert isinstance(found, BrokerError)
     assert found.fault is fault
     assert what in found.what
@@ -79,6 +79,6 @@ def test_a_servers_last_words_are_explained(line: str, fault: BrokerFault, what:
 
 def test_a_damaged_base_file_is_not_cut_but_kept_aside() -> None:
     words = "# Unexpected end of file reading the append only file appendonly.aof.1.base.rdb"
-    found = downfall([words], SERVER, DATA, 6379)
+    found = startup_diagnosis([words], SERVER, DATA, 6379)
     assert "check-aof" not in found.fix
     assert "cp -a" in found.fix

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloche.broker.server import Version, bundled_server, find_server, version_of
+from cloche.broker.embedded.server import Version, bundled_server, find_server, version_of
 from cloche.errors import BrokerError
 
 

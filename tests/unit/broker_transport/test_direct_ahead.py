@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from cloche.broker.direct_ahead import MOST, Ahead
-from cloche.broker.fetch import Fetched
 from cloche.broker.keys import Keys
-from cloche.broker.lease import Lease
+from cloche.broker.lease.fetch import Fetched
+from cloche.broker.lease.lease import Lease
+from cloche.broker.loop_driver import MAX_LOOKAHEAD, Lookahead
 
 
 class Consumer:
@@ -19,7 +19,7 @@ class Consumer:
         self.seen: list[str] = []
         self.returned: list[str] = []
         self.claim = Lease(Keys(), 30)
-        self.ahead = Ahead(self.claim, lambda: self.places, self.deliver, self.give_back)
+        self.ahead = Lookahead(self.claim, lambda: self.places, self.deliver, self.give_back)
 
     def deliver(self, batch: list[Fetched]) -> None:
         self.seen += [one.field for one in batch]
@@ -110,8 +110,8 @@ def test_as_many_as_ended_lately_are_wanted_and_none_where_tasks_are_long() -> N
         while found.ahead.wanted != wanted:
             assert time.monotonic() < end
             for _ in range(ended):
-                found.ahead.settled()
+                found.ahead.acked()
             time.sleep(0.01)
 
-    becomes(MOST, 10_000)
+    becomes(MAX_LOOKAHEAD, 10_000)
     becomes(0, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import ConnectionError, NoPermissionError
 
-from cloche.broker.outage import Outage
+from cloche.broker.connection.outage import Outage
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

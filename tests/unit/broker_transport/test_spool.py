@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cloche.broker.acks import Acks
-from cloche.broker.publish_spool import Spool, Spooled
+from cloche.broker.lease.lease import Acks
+from cloche.broker.publish.spool import MessageSpool, Spooled
 
 
 def one(number: int) -> Spooled:
@@ -20,7 +20,7 @@ class Away(OSError):
 
 def test_it_replays_in_order_and_is_empty_afterwards(tmp_path: Path) -> None:
     sent: list[str] = []
-    spool = Spool(tmp_path, "x", lambda message: sent.append(message.text))
+    spool = MessageSpool(tmp_path, "x", lambda message: sent.append(message.text))
     spool._start = lambda: None  # type: ignore[method-assign]
     for number in range(5):
         spool.append(one(number))
@@ -38,19 +38,19 @@ def test_an_interrupted_replay_keeps_all(tmp_path: Path) -> None:
             raise Away
         sent.append(message.id)
 
-    spool = Spool(tmp_path, "x", send)
+    spool = MessageSpool(tmp_path, "x", send)
     spool._start = lambda: None  # type: ignore[method-assign]
     for number in range(3):
         spool.append(one(number))
     with pytest.raises(Away):
         spool.replay()
     again: list[str] = []
-    assert Spool(tmp_path, "x", lambda message: again.append(message.id)).replay() == 3
+    assert MessageSpool(tmp_path, "x", lambda message: again.append(message.id)).replay() == 3
     assert again == ["id-0", "id-1", "id-2"]  # the server knows the first two by their ids
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, "x", lambda _: None)
+    spool = MessageSpool(tmp_path, "x", lambda _: None)
     spool._start = lambda: None  # type: ignore[method-assign]
     spool.append(one(1))
     with spool.path.open("ab") as file:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloche.errors import DownloadRefusedError
-from cloche.tasks.download.cache import Cache
-from cloche.tasks.download.checksum import Checksum
-from cloche.tasks.download.lock import FileLock
+from cloche.tasks.download.cache import Cache, FileLock
+from cloche.tasks.download.part import Checksum
 
 
 def _object(cache: Cache, content: bytes, url: str) -> Path:

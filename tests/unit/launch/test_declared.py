@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloche.launch.declared import labels
+from cloche.launch.workers import labels
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cloche.launch.existing import confirmed, duration, same_application
+from cloche.cluster.existing import confirmed, duration, same_application
 from cloche.process.identity import Identity
-from cloche.process.scan import Candidate
+from cloche.process.scan import WorkerCandidate
 
 HOST = socket.gethostname()
 NODE = f"celery@{HOST}"
-PROCESS = Candidate(
+PROCESS = WorkerCandidate(
     identity=Identity(10, 1.0), command=("celery", "worker"), age=60, parent=1, inner_pid=10
 )
 
@@ -30,7 +30,7 @@ def answers(
     )
 
 
-def found(candidate: Candidate, told: Any) -> list[int]:
+def found(candidate: WorkerCandidate, told: Any) -> list[int]:
     return [one.pid for one in confirmed([candidate], told, ("proj.add", "celery.chord"))]
 
 
@@ -68,8 +68,8 @@ def test_two_of_one_name_are_two() -> None:
         ({"a", "b", "c"}, {"a", "b", "c"}, True),
         ({"a", "b", "c"}, {"a", "b", "new"}, True),
         ({"a", "b", "c"}, {"c", "d", "e"}, False),
-        ({"a", "tasks.download.fetch"}, {"b", "tasks.download.fetch"}, False),
-        ({"tasks.download.fetch"}, {"celery.chord"}, True),
+        ({"a", "cloche.download.fetch"}, {"b", "cloche.download.fetch"}, False),
+        ({"cloche.download.fetch"}, {"celery.chord"}, True),
         ({"a"}, set(), False),
         (set(), {"a"}, False),
     ],

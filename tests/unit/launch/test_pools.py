@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +12,8 @@ from celery import Celery, _state
 
 from cloche.aio.task import async_task
 from cloche.errors import CoroutineTaskError
-from cloche.launch.pools import COROUTINES, cores, foreseen, settle
-from cloche.launch.workers import undeclared_worker
+from cloche.launch.pools import COROUTINES, cores, foreseen, pool_note, resolve_worker
+from cloche.launch.workers import any_worker
 from cloche.settings.celery_app import set_by_app
 from cloche.settings.loading import load
 from cloche.settings.model import WorkerSettings
@@ -53,7 +55,7 @@ def test_a_worker_whose_tasks_are_all_coroutines_takes_asyncio_one_process_per_c
 ) -> None:
     coroutine(app, "one")
     coroutine(app, "two")
-    worker = settle(app, WorkerSettings())
+    worker = resolve_worker(app, WorkerSettings())
     assert (worker.pool, worker.concurrency, worker.processes) == ("asyncio", COROUTINES, cores())
     assert worker.max_tasks_per_child is None
 
@@ -61,29 +63,41 @@ def test_a_worker_whose_tasks_are_all_coroutines_takes_asyncio_one_process_per_c
 def test_one_plain_task_keeps_a_worker_in_processes(app: Celery) -> None:
     coroutine(app, "one")
     plain(app, "two")
-    worker = settle(app, WorkerSettings())
+    worker = resolve_worker(app, WorkerSettings())
     assert (worker.pool, worker.processes, worker.max_tasks_per_child) == ("prefork", 1, 1000)
+
+
+def test_a_plain_function_that_runs_a_coroutine_is_a_plain_task(app: Celery) -> None:
+    async def send() -> int:
+        return 1
+
+    @app.task(name="mail.send", shared=False)
+    @functools.wraps(send)
+    def run() -> int:
+        return asyncio.run(send())
+
+    assert resolve_worker(app, WorkerSettings(pool="auto")).pool == "prefork"
 
 
 def test_only_the_tasks_of_its_queues_count(app: Celery) -> None:
     plain(app, "one")
     coroutine(app, "mail.send")
     coroutine(app, "urgent", queue="mail")
-    assert settle(app, WorkerSettings(queues=("mail",))).pool == "asyncio"
-    assert settle(app, WorkerSettings(exclude_queues=("mail",))).pool == "prefork"
+    assert resolve_worker(app, WorkerSettings(queues=("mail",))).pool == "asyncio"
+    assert resolve_worker(app, WorkerSettings(exclude_queues=("mail",))).pool == "prefork"
 
 
 def test_a_project_without_tasks_stays_with_prefork(app: Celery) -> None:
-    assert settle(app, WorkerSettings()).pool == "prefork"
+    assert resolve_worker(app, WorkerSettings()).pool == "prefork"
 
 
 def test_what_is_set_stays_as_it_is(app: Celery) -> None:
     coroutine(app, "one")
     asked = WorkerSettings(pool="threads", concurrency=3, processes=2)
-    worker = settle(app, asked)
+    worker = resolve_worker(app, asked)
     assert (worker.pool, worker.concurrency, worker.processes) == ("threads", 3, 2)
     asked = WorkerSettings(pool="asyncio", concurrency=5, processes=1, max_tasks_per_child=7)
-    worker = settle(app, asked)
+    worker = resolve_worker(app, asked)
     assert (worker.concurrency, worker.processes, worker.max_tasks_per_child) == (5, 1, 7)
 
 
@@ -93,8 +107,8 @@ def test_an_async_def_that_its_pool_would_not_await_is_refused(app: Celery) -> N
 
     plain(app, "other")
     with pytest.raises(CoroutineTaskError, match=r"^forgotten is an async def"):
-        settle(app, WorkerSettings())
-    assert settle(app, WorkerSettings(pool="asyncio")).pool == "asyncio"
+        resolve_worker(app, WorkerSettings())
+    assert resolve_worker(app, WorkerSettings(pool="asyncio")).pool == "asyncio"
 
 
 def test_a_launcher_leaves_broken_modules_to_the_worker(app: Celery) -> None:
@@ -109,12 +123,30 @@ def test_an_application_may_name_the_pool_itself(name: str) -> None:
     app = Celery("named", broker="memory://", set_as_current=False)
     app.conf.worker_pool = name
     resolved = load(environ={}, app_conf=set_by_app(app.conf))
-    assert resolved.settings.workers["main"].pool == "asyncio"
-    assert undeclared_worker(resolved).pool == "asyncio"
+    assert any_worker(resolved.settings).pool == "asyncio"
 
 
 def test_a_worker_that_no_setting_names_takes_only_what_the_application_says() -> None:
     said = {"workers.main.concurrency": 3, "workers.main.queues": ["a"]}
     resolved = load(said, environ={}, app_conf={"worker_pool": "threads"})
-    worker = undeclared_worker(resolved)
+    worker = any_worker(resolved.settings)
     assert (worker.pool, worker.concurrency, worker.queues) == ("threads", None, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "used"),
+    [
+        ("gevent", "threads"),
+        ("celery.concurrency.eventlet:TaskPool", "threads"),
+        ("proj.pool:TaskPool", "proj.pool:TaskPool"),
+    ],
+)
+def test_a_pool_that_is_none_of_ours_stops_nothing(app: Celery, name: str, used: str) -> None:
+    app.conf.worker_pool = name
+    plain(app, "one")
+    settings = load(environ={}, app_conf=set_by_app(app.conf)).settings
+    assert resolve_worker(app, any_worker(settings)).pool == used
+    assert bool(pool_note(app, settings)) is (used == "threads"), "it is told"
+    chosen = load({"worker.pool": "solo"}, environ={}, app_conf=set_by_app(app.conf)).settings
+    assert resolve_worker(app, any_worker(chosen)).pool == "solo"
+    assert not pool_note(app, chosen)

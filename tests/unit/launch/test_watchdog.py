@@ -1,4 +1,4 @@
-"""Who is deaf and who is not, judged from what was seen."""
+"""Which workers hang, judged from what was seen."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import replace
 
 import pytest
 
-from cloche.launch.watchdog import Judge
-from cloche.process.pulse import Pulse
+from cloche.health.hung import HungWorkers
+from cloche.process.heartbeat import Heartbeat
 
-PULSE = Pulse(
+PULSE = Heartbeat(
     *("one@host", 7, 1.0, "boot", 0.0, 0.0, True, ("default",), "prefork", 2, 0, 0, 5, False)
 )
 
 
-def look(judge: Judge, pulse: Pulse, now: float, **seen: object) -> object:
+def look(judge: HungWorkers, heartbeat: Heartbeat, now: float, **seen: object) -> object:
     options: dict[str, object] = {"waiting": 3, "stopped": False, "cpu": 1.0, **seen}
-    return judge.hear(pulse, options.pop("waiting"), now=now, **options)  # type: ignore[arg-type]
+    return judge.hear(heartbeat, options.pop("waiting"), now=now, **options)  # type: ignore[arg-type]
 
 
-def alive(pulse: Pulse, now: float) -> Pulse:
-    return replace(pulse, at=now, turned=now)
+def alive(heartbeat: Heartbeat, now: float) -> Heartbeat:
+    return replace(heartbeat, at=now, turned=now)
 
 
 @pytest.mark.parametrize(
-    ("pulse", "seen", "why"),
+    ("heartbeat", "seen", "why"),
     [
         (lambda now: PULSE, {"stopped": True}, "it is stopped by a signal"),
         (lambda now: PULSE, {}, "it gives no sign of life"),
@@ -35,16 +35,16 @@ def alive(pulse: Pulse, now: float) -> Pulse:
         (lambda now: replace(PULSE, active=1), {}, "it gives no sign of life"),
     ],
 )
-def test_a_deaf_worker_is_told_in_what_way(pulse: object, seen: object, why: str) -> None:
-    judge = Judge(60)
-    found = [look(judge, pulse(now), now, **seen) for now in range(100, 180, 10)]  # type: ignore
+def test_a_hung_worker_is_told_in_what_way(heartbeat: object, seen: object, why: str) -> None:
+    judge = HungWorkers(60)
+    found = [look(judge, heartbeat(now), now, **seen) for now in range(100, 180, 10)]  # type: ignore
     assert found[:6] == [None] * 6, "not before a minute"
     verdict = next(one for one in found if one is not None)
     assert why in verdict.why  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("pulse", "seen"),
+    ("heartbeat", "seen"),
     [
         (lambda now: PULSE, {"waiting": 0, "stopped": True}),
         (lambda now: replace(alive(PULSE, now), active=2), {}),
@@ -54,21 +54,21 @@ def test_a_deaf_worker_is_told_in_what_way(pulse: object, seen: object, why: str
         (lambda now: replace(alive(PULSE, now), pid=int(now)), {}),
     ],
 )
-def test_others_are_left_alone(pulse: object, seen: object) -> None:
-    judge = Judge(60)
+def test_others_are_left_alone(heartbeat: object, seen: object) -> None:
+    judge = HungWorkers(60)
     for now in range(100, 400, 10):
-        assert look(judge, pulse(now), now, **seen) is None  # type: ignore
+        assert look(judge, heartbeat(now), now, **seen) is None  # type: ignore
 
 
 def test_a_task_that_holds_the_interpreter_is_busy_as_long_as_it_computes() -> None:
-    judge = Judge(60)
+    judge = HungWorkers(60)
     busy = replace(PULSE, active=1)
     for now in range(100, 300, 10):
         assert look(judge, busy, now, cpu=float(now)) is None
 
 
 def test_an_outage_begins_the_count_anew() -> None:
-    judge = Judge(60)
+    judge = HungWorkers(60)
     for now in range(100, 160, 10):
         look(judge, PULSE, now)
     judge.forget()

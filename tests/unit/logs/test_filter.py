@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cloche.errors import LogQueryError
-from cloche.logs.filter import LogFilter
+from cloche.logs.read.filter import LogFilter
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloche.logs.fingerprint import fingerprint, normalised
+from cloche.logs.read.error_groups import fingerprint, normalised
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from cloche.logs.context import scope
-from cloche.logs.handler import ExecutionLogHandler, level_of
-from cloche.logs.structlog import ExecutionLogProcessor
+from cloche.logs.sources.stdlib import ExecutionLogHandler, level_of
+from cloche.logs.sources.structlog import ExecutionLogProcessor
 from tests.unit.logs.test_run import Book
 
 
@@ -79,9 +79,15 @@ def test_what_the_pipeline_says_makes_no_records() -> None:
         record = root.makeRecord(name, logging.WARNING, "", 0, message, args, None)
         handler.handle(record)
 
-    for name in ("cloche.logs.flushing", "kombu", "kombu.connection", "redis", "cloche.broker.x"):
+    for name in (
+        "cloche.logs.write.flusher",
+        "kombu",
+        "kombu.connection",
+        "redis",
+        "cloche.broker.x",
+    ):
         say(name, "away")
-    say("celery.app.trace", "Task %(name)s[%(id)s] done", {"name": "tasks.logs.write", "id": "1"})
+    say("celery.app.trace", "Task %(name)s[%(id)s] done", {"name": "cloche.logs.write", "id": "1"})
     assert book.lines == []
     say("celery.app.trace", "Task %(name)s[%(id)s] done", {"name": "shop.sell", "id": "1"})
     say("kombucha", "is tea")
@@ -160,8 +166,8 @@ def test_it_can_be_the_end_of_the_chain(book: Book) -> None:
 
 def test_without_structlog_its_module_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "structlog", None)
-    monkeypatch.delitem(sys.modules, "cloche.logs.structlog")
+    monkeypatch.delitem(sys.modules, "cloche.logs.sources.structlog")
     from cloche.errors import ExtraMissingError
 
     with pytest.raises(ExtraMissingError, match="structlog is not installed"):
-        import cloche.logs.structlog  # noqa: F401
+        import cloche.logs.sources.structlog  # noqa: F401

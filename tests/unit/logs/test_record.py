@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloche.logs import stamp as stamping
-from cloche.logs.line import MAX_LINE, Dead, Limits, Row, decode, encode
-from cloche.logs.record import LogRecord, first_id, micros
-from cloche.logs.stamp import stamp
+from cloche.logs import record as stamping
+from cloche.logs.codec import MAX_LINE, Dead, Limits, RecordRow, decode, encode
+from cloche.logs.record import LogRecord, stamp
+from cloche.timestamps import first_id, micros
 
 LIMITS = Limits(message=1000, details=1000)
 
@@ -26,9 +26,9 @@ def record(message: Any = "hello", **fields: Any) -> LogRecord:
     return LogRecord(*stamp(), "info", "agent", "plan", message, **fields)
 
 
-def stored(one: LogRecord) -> Row:
+def stored(one: LogRecord) -> RecordRow:
     row = decode(encode(one, LIMITS).rstrip(b"\n"))
-    assert isinstance(row, Row), row
+    assert isinstance(row, RecordRow), row
     return row
 
 
@@ -229,3 +229,41 @@ def test_no_line_breaks_the_writer(line: bytes) -> None:
 def test_micros_and_moment_are_inverse() -> None:
     now = datetime.now(UTC)
     assert LogRecord(micros(now), 0, "info", "c", None, "m").time == now
+
+
+class _Detached(dict[str, object]):
+    def items(self) -> Any:
+        raise RuntimeError("detached")
+
+
+class _Mute:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+
+@pytest.mark.parametrize(
+    ("details", "stored"),
+    [
+        (_Detached(a=1), {"value": "{'a': 1}"}),
+        ({"n": 10**5000}, {"n": f"{10**5000:#x}"}),
+        ({"n": float("nan"), "i": [float("-inf"), None]}, {"n": "nan", "i": ["-inf", None]}),
+        ({"a": {"b": _Mute()}, 3: {4}}, {"a": {"b": "<_Mute without text>"}, "3": [4]}),
+        ({"text": "null"}, {"text": "null"}),
+        ("no mapping", {"value": "no mapping"}),
+        ({"s": "\ud800\0"}, {"s": "\\ud800␀"}),
+    ],
+)
+def test_details_that_are_no_json_become_text(details: Any, stored: object) -> None:
+    row = decode(encode(record("m", details=details), Limits(16_384, 65_536)))
+    assert isinstance(row, RecordRow)
+    assert row.details == stored
+
+
+@pytest.mark.parametrize("duration", [10**400, float("nan"), _Mute(), "soon"])
+def test_a_duration_that_is_no_number_is_none(duration: Any) -> None:
+    row = decode(encode(record("m", duration_ms=duration), Limits(16_384, 65_536)))
+    assert isinstance(row, RecordRow)
+    assert row.duration_ms is None

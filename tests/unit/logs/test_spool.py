@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from cloche.errors import SpoolFullError
-from cloche.logs.place import Dropped, Place
-from cloche.logs.spool import SEGMENT, Spool, kept, lines_of, orphans
-from tests.acceptance.stack import wait_for
+from cloche.logs.write.counts import Dropped, LogDirectory
+from cloche.logs.write.spool import SEGMENT, RecordSpool, kept, lines_of, orphans
+from cloche.testing import wait_until
 
 
-def spool(directory: Path, limit: int = 10_000_000) -> Spool:
-    return Spool(directory, limit=limit, fsync="interval")
+def spool(directory: Path, limit: int = 10_000_000) -> RecordSpool:
+    return RecordSpool(directory, limit=limit, fsync="interval")
 
 
-def drained(one: Spool) -> list[bytes]:
+def drained(one: RecordSpool) -> list[bytes]:
     lines = []
     for segment in one.sealed():
         lines += lines_of(segment)[0]
@@ -67,10 +67,10 @@ def test_the_cap_holds_for_all_processes_together(tmp_path: Path) -> None:
         second.append(b"y" * 200)
     second.append(b"y\n")
     assert drained(first)
-    wait_for("room", lambda: _fits(second, b"y" * 200), 30)
+    wait_until(lambda: _fits(second, b"y" * 200), "room", 30)
 
 
-def _fits(own: Spool, lines: bytes) -> bool:
+def _fits(own: RecordSpool, lines: bytes) -> bool:
     try:
         own.append(lines)
     except SpoolFullError:
@@ -81,9 +81,9 @@ def _fits(own: Spool, lines: bytes) -> bool:
 def test_a_disk_that_is_full_takes_no_half_lines(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path;"
-        "from cloche.logs.spool import Spool;"
+        "from cloche.logs.write.spool import RecordSpool;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "own = Spool(Path(sys.argv[1]), limit=10**9, fsync='never'); own.append(b'1\\n');"
+        "own = RecordSpool(Path(sys.argv[1]), limit=10**9, fsync='never'); own.append(b'1\\n');"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try: own.append(b'2' * 200 + b'\\n'); sys.exit('written')\n"
         "except OSError: own.append(b'3\\n')"
@@ -96,8 +96,9 @@ def test_a_disk_that_is_full_takes_no_half_lines(tmp_path: Path) -> None:
 
 def test_what_a_process_left_that_ended_is_found_once(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from cloche.logs.spool import Spool;"
-        "Spool(Path(sys.argv[1]), limit=10**9, fsync='never').append(b'1\\n2\\n'); os._exit(1)"
+        "import os, sys; from pathlib import Path; from cloche.logs.write.spool import RecordSpool;"
+        "spool = RecordSpool(Path(sys.argv[1]), limit=10**9, fsync='never');"
+        "spool.append(b'1\\n2\\n'); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     living = spool(tmp_path)
@@ -136,13 +137,13 @@ def test_a_forked_child_leaves_the_spool_of_its_parent_alone(tmp_path: Path) -> 
 
 def test_drops_of_all_processes_are_added_up(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cloche.logs.place import Place;"
-        "[Place(Path(sys.argv[1])).add_dropped({'broker away': 1}) for _ in range(50)]"
+        "import sys; from pathlib import Path; from cloche.logs.write.counts import LogDirectory;"
+        "[LogDirectory(Path(sys.argv[1])).add_dropped({'broker away': 1}) for _ in range(50)]"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     for process in [subprocess.Popen(command) for _ in range(3)]:
         assert process.wait(60) == 0
-    place = Place(tmp_path)
+    place = LogDirectory(tmp_path)
     place.add_dropped({"spool full": 7})
     found = place.dropped()
     assert {reason: one.count for reason, one in found.items()} == {
@@ -153,9 +154,9 @@ def test_drops_of_all_processes_are_added_up(tmp_path: Path) -> None:
 
 
 def test_the_fallback_is_what_was_said_last(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = LogDirectory(tmp_path)
     assert place.mode("spool") == "spool"
     place.set_mode("direct")
-    assert Place(tmp_path).mode("spool") == "direct"
+    assert LogDirectory(tmp_path).mode("spool") == "direct"
     place.set_mode(None)
     assert place.mode("drop") == "drop"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloche.logs.trace import RECORDS, SPANS, trace_of
+from cloche.logs.read.trace import RECORDS, SPANS, trace_of
 from tests.integration.logs_read.rows import NOON, made
 
 

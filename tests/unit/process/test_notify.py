@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloche.process.notify import Listener, notify
+from cloche.process.systemd import ReadinessListener, notify
 
 
 def test_nobody_listens_is_not_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_nobody_listens_is_not_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_a_listener_hears_ready_and_status(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def listen() -> None:
-        listener = Listener(tmp_path / "s")
+        listener = ReadinessListener(tmp_path / "s")
         monkeypatch.setenv("NOTIFY_SOCKET", listener.environment["NOTIFY_SOCKET"])
         assert notify("STATUS=loading\nnonsense")
         assert notify("READY=1\nSTATUS=at = work")
@@ -41,7 +41,7 @@ def test_a_socket_left_by_a_killed_launcher_is_replaced(tmp_path: Path) -> None:
         stale.bind(str(tmp_path / "s"))
 
     async def listen() -> None:
-        Listener(tmp_path / "s").close()
+        ReadinessListener(tmp_path / "s").close()
 
     asyncio.run(listen())
 

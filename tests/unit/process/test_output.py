@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloche.process.logfile import LogFile
-from cloche.process.output import Output
-from cloche.process.screen import Screen
+from cloche.process.output import Output, Screen
 
 
 def _shown(chunks: list[bytes], *, logs: Path, colour: bool = False) -> tuple[str, Output]:
@@ -49,9 +48,12 @@ def test_lines_carry_the_padded_name(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8_and_controls_are_shown_escaped_and_logged_raw(
     tmp_path: Path,
 ) -> None:
-    raw = b"caf\xe9 \xff\x00 \x1b[31mred\x1b[0m \x08\n"
+    raw = b"caf\xe9 \xff\x00 \x1b[31mred\x1b[0m \x08 \x1b[2J\x1b]0;t\x07 \xc2\x9bK\n"
     text, _ = _shown([raw], logs=tmp_path)
-    assert text == "a      │ caf\\xe9 \\xff\\x00 \x1b[31mred\x1b[0m \\x08\n"
+    assert (
+        text
+        == "a      │ caf\\xe9 \\xff\\x00 \x1b[31mred\x1b[0m \\x08 \\x1b[2J\\x1b]0;t\\x07 \\x9bK\n"
+    )
     assert (tmp_path / "a.log").read_bytes() == raw
 
 

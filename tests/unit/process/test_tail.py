@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloche.process.logfile import LogFile
-from cloche.process.tail import Tail, logs_in
+from cloche.process.logfile import LogFile, LogFileTail, logs_in
 
 
 def test_the_last_lines_and_then_what_is_added(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"".join(b"%d\n" % n for n in range(50_000)) + b"half")
-    tail = Tail("a", path)
+    tail = LogFileTail("a", path)
     assert tail.last(3) == [b"49997", b"49998", b"49999"]
     assert tail.news() == []
     with path.open("ab") as file:
@@ -21,7 +20,7 @@ def test_the_last_lines_and_then_what_is_added(tmp_path: Path) -> None:
 
 def test_no_line_is_lost_when_the_file_is_rotated(tmp_path: Path) -> None:
     log = LogFile(tmp_path / "a.log", limit=100)
-    tail = Tail("a", tmp_path / "a.log")
+    tail = LogFileTail("a", tmp_path / "a.log")
     assert tail.last(10) == []
     seen: list[bytes] = []
     for number in range(40):
@@ -35,11 +34,11 @@ def test_no_line_is_lost_when_the_file_is_rotated(tmp_path: Path) -> None:
 def test_more_lines_than_there_are_and_none_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"one\ntwo\n")
-    assert Tail("a", path).last(10) == [b"one", b"two"]
-    silent = Tail("a", path)
+    assert LogFileTail("a", path).last(10) == [b"one", b"two"]
+    silent = LogFileTail("a", path)
     assert silent.last(0) == []
     assert silent.news() == []
-    assert Tail("b", tmp_path / "b.log").last(5) == []
+    assert LogFileTail("b", tmp_path / "b.log").last(5) == []
     (tmp_path / "empty.log").touch()
     assert list(logs_in(tmp_path)) == ["a"]
     assert logs_in(tmp_path / "nowhere") == {}

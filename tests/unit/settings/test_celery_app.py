@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -43,10 +43,11 @@ def test_the_keys_of_an_application_become_ours() -> None:
     assert settings.tasks.default_queue == "jobs"
     assert settings.tasks.time_limit == 30
     assert settings.timezone == "Europe/Berlin"
-    assert settings.workers["main"].prefetch == 4
-    assert settings.workers["main"].max_memory_per_child == 1000 * 1024
-    assert settings.workers["main"].sync_concurrency == 3
-    assert settings.workers["main"].concurrency is None
+    assert settings.worker.prefetch == 4
+    assert settings.worker.max_memory_per_child == 1000 * 1024
+    assert settings.worker.sync_concurrency == 3
+    assert settings.worker.concurrency is None
+    assert settings.workers == {}, "what they are, not which there are"
 
 
 def test_the_origin_is_the_key_of_the_application() -> None:
@@ -55,10 +56,43 @@ def test_the_origin_is_the_key_of_the_application() -> None:
     assert str(origin) == "app.conf.broker_transport_options.socket_timeout"
 
 
-def test_worker_settings_fill_the_workers_that_are_named() -> None:
+def test_worker_settings_are_those_of_every_worker() -> None:
     environ = {"CLOCHE_WORKERS__A__PREFETCH": "2", "CLOCHE_WORKERS__B__QUEUES": "q"}
-    workers = _load(environ, worker_prefetch_multiplier=8).settings.workers
+    settings = _load(environ, worker_prefetch_multiplier=8).settings
+    workers = {name: one.on(settings.worker) for name, one in settings.workers.items()}
     assert {name: worker.prefetch for name, worker in workers.items()} == {"a": 2, "b": 8}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("worker_pool", "gevent"),
+        ("worker_pool", "proj.pool:TaskPool"),
+        ("worker_concurrency", -1),
+        ("timezone", timezone(timedelta(hours=2))),
+        ("broker_url", "custom.transport:Transport://h"),
+        ("result_backend", object),
+        ("task_time_limit", "soon"),
+        ("result_expires", None),
+        ("broker_transport_options", {"visibility_timeout": 0.5, "lease": -1}),
+    ],
+)
+def test_a_value_that_cannot_be_ours_stays_the_applications(key: str, value: object) -> None:
+    resolved = _load({}, **{key: value})
+    assert resolved.settings == load(environ={}, directory=NOWHERE).settings
+    assert resolved.changed() == ()
+
+
+def test_limits_that_contradict_each_other_are_the_applications_to_mend() -> None:
+    resolved = _load(task_soft_time_limit=60, task_time_limit=30, task_acks_late=False)
+    assert resolved.settings.tasks.time_limit is None
+    assert resolved.changed() == ()
+
+
+def test_a_stop_takes_as_long_as_the_application_lets_its_tasks_have() -> None:
+    stop = _load(worker_soft_shutdown_timeout=120).settings.stop
+    assert (stop.soft, stop.grace) == (120, 135)
+    assert _load().settings.stop.grace == 45
 
 
 def test_an_application_that_says_nothing_of_workers_leaves_simple_mode() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 import tempfile
 from datetime import timedelta
@@ -63,9 +64,16 @@ def test_a_child_reads_what_its_parent_was_given(overrides: dict[str, object]) -
 
 
 def test_overrides_of_the_command_line_can_be_handed_on() -> None:
-    parent = load({"service.token": "s3cret", "stop.grace": "1h"}, environ={}, directory=EMPTY)
+    parent = load(
+        {"service.token": "s3cret-token", "stop.grace": "1h"}, environ={}, directory=EMPTY
+    )
     environ = to_environ(parent.overrides())
-    assert environ == {"CLOCHE_SERVICE__TOKEN": "s3cret", "CLOCHE_STOP__GRACE": "1h"}
+    origins = {
+        "CLOCHE_SERVICE__TOKEN": "--set service.token",
+        "CLOCHE_STOP__GRACE": "--set stop.grace",
+    }
+    assert json.loads(environ.pop("CLOCHE_ORIGINS")) == origins
+    assert environ == {"CLOCHE_SERVICE__TOKEN": "s3cret-token", "CLOCHE_STOP__GRACE": "1h"}
     assert load(environ=environ, directory=EMPTY).settings == parent.settings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloche.settings import Candidate, Origin, Resolved, load
+from cloche.settings import Origin, OriginCandidate, Resolved, load, to_environ
 
 
 @dataclass
@@ -40,7 +40,6 @@ def _url(host: str) -> str:
 def _say_everything(sources: Sources) -> None:
     sources.cli["broker.url"] = _url("cli")
     sources.environ["CLOCHE_BROKER__URL"] = _url("env")
-    sources.environ["CELERY_BROKER_URL"] = _url("celery-broker-url")
     sources.environ["REDIS_URL"] = _url("redis-url")
     sources.write(
         ".env", f"\nCLOCHE_BROKER__URL={_url('dotenv')}\nREDIS_URL={_url('dotenv-redis')}\n"
@@ -54,17 +53,16 @@ def _say_everything(sources: Sources) -> None:
 RANKS = [
     ("cli", "--set broker.url", "cli"),
     ("env", "CLOCHE_BROKER__URL", "env"),
-    ("well-known", "CELERY_BROKER_URL", "celery-broker-url"),
-    ("well-known", "REDIS_URL", "redis-url"),
     ("dotenv", ".env:2 (CLOCHE_BROKER__URL)", "dotenv"),
-    ("dotenv", ".env:3 (REDIS_URL)", "dotenv-redis"),
     ("file", "cloche.toml:2", "toml"),
     ("file", "pyproject.toml:2", "pyproject"),
     ("app", "app.conf.broker_url", "app"),
+    ("well-known", "REDIS_URL", "redis-url"),
+    ("well-known", ".env:3 (REDIS_URL)", "dotenv-redis"),
 ]
 
 
-def _value(candidate: Candidate) -> str:
+def _value(candidate: OriginCandidate) -> str:
     return candidate.value.get_secret_value()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -82,6 +80,8 @@ def test_without_the_stronger_sources_the_next_one_wins(sources: Sources, first:
     silenced = {where for _, where, _ in RANKS[:first]}
     if "--set broker.url" in silenced:
         sources.cli.clear()
+    if "app.conf.broker_url" in silenced:
+        sources.app_conf.clear()
     for name in list(sources.environ):
         if name in silenced:
             del sources.environ[name]
@@ -99,6 +99,53 @@ def test_without_the_stronger_sources_the_next_one_wins(sources: Sources, first:
     assert resolved.settings.broker.url is not None
     assert resolved.settings.broker.url.get_secret_value() == _url(host)
     assert resolved.origin("broker.url") == Origin(kind, where)  # type: ignore[arg-type]
+
+
+def test_what_celery_reads_before_the_application_is_its_word(sources: Sources) -> None:
+    sources.environ["CELERY_BROKER_URL"] = _url("variable")
+    sources.app_conf["broker_url"] = _url("app")
+    resolved = sources.load()
+    places = [c.origin.where for c in resolved.candidates["broker.url"]]
+    assert places[:2] == ["CELERY_BROKER_URL, as Celery reads it", "app.conf.broker_url"]
+    sources.app_conf["broker_read_url"] = _url("read")
+    assert str(sources.load().origin("broker.url")) == "app.conf.broker_read_url"
+    sources.environ["CELERY_BROKER_READ_URL"] = _url("elsewhere")
+    assert sources.load().origin("broker.url").where.startswith("CELERY_BROKER_READ_URL")
+
+
+def test_a_dotenv_file_is_not_read_by_celery(sources: Sources) -> None:
+    sources.write(".env", f"CELERY_BROKER_URL={_url('dotenv')}\n")
+    sources.app_conf["broker_url"] = _url("app")
+    assert str(sources.load().origin("broker.url")) == "app.conf.broker_url"
+
+
+def test_the_database_of_a_project_is_its_own(sources: Sources) -> None:
+    sources.environ = {"DATABASE_URL": "mysql://u:p@h/d", "CLOCHE_APP": "proj"}
+    assert sources.load().settings.database.url is None
+    assert load(environ=sources.environ, directory=sources.directory, guest=False).changed() == (
+        "app",
+        "database.url",
+    )
+    sources.environ["CLOCHE_DATABASE__URL"] = "sqlite:///x.db"
+    assert str(sources.load().origin("database.url")) == "CLOCHE_DATABASE__URL"
+
+
+def test_in_a_project_nothing_is_on_that_nobody_asked_for(sources: Sources) -> None:
+    sources.cli["app"] = "proj"
+    guest = sources.load()
+    assert (guest.settings.service.enabled, guest.settings.dashboard.enabled) == (False, False)
+    assert guest.settings.families == {}
+    assert guest.changed() == ("app",)
+    sources.write("cloche.toml", "[service]\nenabled = true\n[families.logs]\nqueue = 'log'\n")
+    asked = sources.load().settings
+    assert (asked.service.enabled, asked.dashboard.enabled) == (True, False)
+    assert sorted(asked.families) == ["download", "logs", "maintenance"], "what these need, too"
+    assert asked.families["logs"].queue == "log"
+
+
+def test_a_projects_variable_that_is_no_broker_is_passed_over(sources: Sources) -> None:
+    sources.environ = {"REDIS_URL": "unix:///run/cache.sock", "CLOCHE_APP": "proj"}
+    assert sources.load().settings.broker.url is None
 
 
 def test_what_nobody_set_is_the_default(sources: Sources) -> None:
@@ -191,10 +238,18 @@ def test_null_takes_a_value_away(sources: Sources) -> None:
 
 
 def test_an_option_can_bring_its_own_origin(sources: Sources) -> None:
-    sources.cli["app"] = Candidate("proj:app", Origin("cli", "--app"))
+    sources.cli["app"] = OriginCandidate("proj:app", Origin("cli", "--app"))
     resolved = sources.load()
     assert str(resolved.origin("app")) == "--app"
-    assert resolved.overrides() == {"app": "proj:app"}
+    assert resolved.overrides() == {"app": OriginCandidate("proj:app", Origin("cli", "--app"))}
+    child = load(environ=to_environ(resolved.overrides()), directory=sources.directory)
+    assert str(child.origin("app")) == "--app", "a child tells where it really came from"
+
+
+def test_a_directory_called_dotenv_is_the_projects(sources: Sources) -> None:
+    (sources.directory / ".env").mkdir()
+    sources.write(".env/production", "REDIS_URL=redis://inner/0\n")
+    assert sources.load().settings.broker.url is None
 
 
 def test_a_dotenv_value_may_use_other_variables(sources: Sources) -> None:

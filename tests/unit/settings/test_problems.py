@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
+from cloche import create_app, harden
 from cloche.errors import SettingsError
 from cloche.settings import load
 
@@ -19,7 +21,7 @@ def _problems(
     for name, text in files.items():
         (directory / {"env": ".env"}.get(name, f"{name}.toml")).write_text(text)
     with pytest.raises(SettingsError) as caught:
-        load(cli, environ=environ or {}, directory=directory)
+        load(cli, environ=environ or {}, directory=directory, guest=False)
     assert caught.value.exit_code == 2
     return caught.value.problems
 
@@ -114,7 +116,7 @@ def test_a_pyproject_that_does_not_mention_us_is_not_read(tmp_path: Path) -> Non
         ({"CLOCHE_WORKERS__MAIN__POOL": "asyncioo"}, "CLOCHE_WORKERS__MAIN__POOL: workers.main"),
         ({"CLOCHE_WORKERS": '{"a b": {"prefetch": 1}}'}, "CLOCHE_WORKERS: workers.a b"),
         ({"CELERY_BROKER_URL": "amqp://h;nope://h2"}, "CELERY_BROKER_URL: broker.url"),
-        ({"DATABASE_URL": "mysql://h/d"}, "DATABASE_URL: database.url = 'mysql://h/d': Cloche"),
+        ({"DATABASE_URL": "h/d"}, "DATABASE_URL: database.url = '****': a database URL starts"),
         ({"CLOCHE_SERVICE__PORT": "8001"}, "CLOCHE_SERVICE__PORT: settings: service.port and"),
         (
             {"CLOCHE_FAMILIES__DOWNLOAD__TIME_LIMIT": "60"},
@@ -155,3 +157,39 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cloche.toml").write_bytes(b"\xff\xfe")
     (problem,) = _problems(tmp_path)
     assert problem.startswith("cloche.toml: the file cannot be read")
+
+
+@pytest.mark.parametrize("guest", [True, False])
+def test_what_cannot_be_read_of_a_projects_files_stops_cloches_own_application_alone(
+    tmp_path: Path, guest: bool
+) -> None:
+    """The rest of the file counts."""
+    (tmp_path / ".env").write_text("A=1\n\nnot an assignment\nCLOCHE_STOP__GRACE=77\n")
+    (tmp_path / "pyproject.toml").write_bytes("[tool.other]\nname = 'Jürgen'\n".encode("latin-1"))
+    said = (".env:3: not NAME=value", "pyproject.toml: the file cannot be read: 'utf-8' codec")
+    if guest:
+        # So it is where no application is named: another one may run here.
+        resolved = load(environ={}, directory=tmp_path)
+        assert resolved.settings.stop.grace == 77
+        found = resolved.warnings
+    else:
+        found = _problems(tmp_path)
+    assert [one[: len(words)] for one, words in zip(found, said, strict=True)] == list(said)
+
+
+def test_a_dotenv_file_that_may_not_be_read_is_left_out_by_a_guest(tmp_path: Path) -> None:
+    (tmp_path / ".env").symlink_to(tmp_path / ".env")  # root may read all, but not this
+    [warning] = load(environ={}, directory=tmp_path, guest=True).warnings
+    assert warning.startswith(".env: the file cannot be read: [Errno 40]")
+    assert ".env: the file cannot be read" in _problems(tmp_path)[0]
+
+
+def test_a_hardened_project_is_warned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".env").write_text("oh no\n")
+    monkeypatch.chdir(tmp_path)
+    harden(Celery("proj"))
+    assert [one.message for one in caplog.records] == [".env:1: not NAME=value"]
+    with pytest.raises(SettingsError, match=r"\.env:1: not NAME=value"):
+        create_app("ours")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from cloche.errors import SettingsError
-from cloche.settings import load, mask, mask_url
+from cloche.settings import hide_passwords, load, mask, mask_url
 
 SECRET = "hunter2hunter2"
 
@@ -29,11 +29,34 @@ SECRET = "hunter2hunter2"
         (f"redis://:a@{SECRET}@h/0", "redis://:****@h/0"),
         (f"redis://:a?{SECRET}@h/0", "redis://****"),
         (f"redis://h:1?password=x@{SECRET}", "redis://****"),
+        (f"redis://me:{SECRET}@with@at@h/0", "redis://me:****@h/0"),
+        (
+            f"redis+socket://:{SECRET}@/run/r.sock?virtual_host=1",
+            "redis+socket://:****@/run/r.sock?virtual_host=1",
+        ),
         (f"redis://:{SECRET}@h1/0;redis://:{SECRET}@h2/0", "redis://:****@h1/0;redis://:****@h2/0"),
         (f"redis://h/0#{SECRET}", "redis://h/0#****"),
         (f"db+postgresql://u:{SECRET}@h/d", "db+postgresql://u:****@h/d"),
         ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
         ("django-db", "django-db"),
+        ("redis://h:6379", "redis://h:6379"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("mongodb://h1:27017,h2:27018/d", "mongodb://h1:27017,h2:27018/d"),
+        # Somebody forgot the host, the scheme or the port.
+        (f"redis://:{SECRET}", "redis://:****"),
+        (f"amqp://u:{SECRET}/x", "amqp://u:****"),
+        ("h:6379/0", "h:6379/0"),
+        (f"u:{SECRET}@h:6379", "u:****@h:6379"),
+        (f"u:{SECRET}", "****"),
+        ("", ""),
+        (
+            f"azurestoragequeues://{SECRET}@https://a.core.net",
+            "azurestoragequeues://****@https://a.core.net",
+        ),
+        (
+            f"azureblockblob://AccountName=a;AccountKey={SECRET}==;E=s",
+            "azureblockblob://AccountName=a;AccountKey=****;E=s",
+        ),
         (SECRET, "****"),
     ],
 )
@@ -62,7 +85,7 @@ def test_secrets_are_in_no_representation() -> None:
     [
         {"REDIS_URL": SECRET},
         {"REDIS_URL": f"http://:{SECRET}@h"},
-        {"DATABASE_URL": f"mysql://u:{SECRET}@h/d"},
+        {"DATABASE_URL": SECRET},
         {"CLOCHE_BROKER": SECRET},
         {"CLOCHE_BROKER": f'{{"ulr": "redis://:{SECRET}@h"}}'},
         {"CLOCHE_SERVICE__TOKEM": SECRET},
@@ -84,3 +107,19 @@ def test_a_secret_that_is_a_number_is_refused_unquoted(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         load(environ={}, directory=tmp_path)
     assert caught.value.problems == ("cloche.toml:1: service.token must be text: put it in quotes",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Port could not be cast to integer value as '{SECRET}'",
+        f"cannot reach redis://:{SECRET}/x@h:1/0 now",
+        f"url 'postgresql://h/d?password={SECRET}&user=u' is wrong",
+        f"postgresql://h/d?pass%77ord={SECRET}",
+        f"connection failed: host=h password={SECRET} user=u",
+        f"ssl_password = '{SECRET} and more'",
+        f"redis://:a?b{SECRET}@h/0;redis://:{SECRET}#c@h/1",
+    ],
+)
+def test_a_message_of_somebody_else_shows_no_password(text: str) -> None:
+    assert SECRET not in hide_passwords(text)

@@ -13,8 +13,8 @@ from typing import Any
 
 import redis
 
-from cloche.broker.commands import send
-from cloche.broker.line import Line
+from cloche.broker.connection.commands import send
+from cloche.broker.connection.connection import Sender
 
 Argument = str | bytes | int
 
@@ -33,7 +33,7 @@ class Script:
         head: list[Argument] = ["EVAL", self.text] if text else ["EVALSHA", self.sha]
         return [*head, len(keys), *keys, *arguments]
 
-    def call(self, line: Line, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+    def call(self, line: Sender, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
         """The same as :meth:`run` on a connection of one's own, at half the cost."""
         (reply,) = line.send_all([self.command(keys, arguments)])
         if isinstance(reply, redis.exceptions.NoScriptError):
@@ -63,11 +63,13 @@ PARK = Script("park")
 TICK = Script("tick")
 REVIVE = Script("revive")
 STORE = Script("store")
+COUNT_ONCE = Script("count_once")
 PUBLISH_MANY = Script("publish_many")
 PARK_MANY = Script("park_many")
 MOVE = Script("move")
+MOVE_DELAYED = Script("move_delayed")
 PURGE = Script("purge")
 RESTORE = Script("restore")
-BATON = Script("baton")
-BATON_DROP = Script("baton_drop")
-BATON_SEND = Script("baton_send")
+LEADER_LOCK = Script("leader_lock")
+LEADER_LOCK_DROP = Script("leader_lock_drop")
+LEADER_LOCK_SEND = Script("leader_lock_send")

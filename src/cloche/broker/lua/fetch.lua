@@ -2,7 +2,7 @@
 -- in-flight hash. Field of a message there: "<number>/<queue key>".
 -- KEYS: 1 leases, 2 in-flight hash, 3 paused queues (set)
 -- ARGV: 1 consumer, 2 number of the first message, 3 N, 4 "1" to share N among the queues,
---       then four counted lists: fields to settle, queues, their bells, priority suffixes;
+--       then four counted lists: fields to settle, queues, their wake-up keys, priority suffixes;
 --       then the key prefix of queues
 -- Returns {number settled, queue index, suffix index, message, queue index, ...}.
 local number, wanted, shared = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
@@ -15,7 +15,7 @@ local function list()
     position = position + count + 1
     return items
 end
-local settle, queues, bells, suffixes = list(), list(), list(), list()
+local settle, queues, wakeups, suffixes = list(), list(), list(), list()
 local prefix = ARGV[position]
 
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
@@ -90,13 +90,13 @@ end
 -- Messages may remain: wake the next consumer.
 if wanted == 0 then
     for _, i in ipairs(open) do
-        if redis.call('EXISTS', bells[i]) == 0 then
+        if redis.call('EXISTS', wakeups[i]) == 0 then
             local keys = {}
             for s = 1, #suffixes do
                 keys[s] = prefix .. queues[i] .. suffixes[s]
             end
             if redis.call('EXISTS', unpack(keys)) > 0 then
-                redis.call('LPUSH', bells[i], '1')
+                redis.call('LPUSH', wakeups[i], '1')
             end
         end
     end

@@ -1,5 +1,5 @@
 -- Append many messages to a queue, all or none, and only once however often this is retried.
--- KEYS: 1 queue list, 2 the queue's bell, 3 consumed queues (zset), 4 marker of this batch
+-- KEYS: 1 queue list, 2 the queue's wake-up key, 3 consumed queues (zset), 4 marker of this batch
 -- ARGV: 1 queue name, 2 s to remember the batch, 3... messages
 -- Returns how many were appended: 0 if this batch came before.
 if not redis.call('SET', KEYS[4], '1', 'NX', 'EX', ARGV[2]) then

@@ -1,10 +1,10 @@
--- One round of the leader: take over dead consumers, promote due messages, ring bells.
+-- One round of the leader: take over dead consumers, promote due messages, wake consumers.
 -- KEYS: 1 leader, 2 leases, 3 being reaped (set), 4 queues with delayed messages (set),
 --       5 consumed queues (zset), 6 paused queues (set)
 -- ARGV: 1 consumer, 2 leader's term in ms, 3 key prefix, 4 messages to promote at most,
 --       5 ms after which a queue nobody consumes is forgotten, 6 server time in ms when this was
 --       asked, or 0 to take over nobody, 7... priority suffixes
--- Returns nil for a follower, else {promoted, bells rung, ms until the next message is due or
+-- Returns nil for a follower, else {promoted, consumers woken, ms until the next message is due or
 -- -1, in-flight hashes to empty...}.
 local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then
@@ -31,7 +31,7 @@ for _, consumer in ipairs(expired) do
     end
 end
 
-local promoted, rung, next_due = 0, 0, -1
+local promoted, woken, next_due = 0, 0, -1
 for _, queue in ipairs(redis.call('SMEMBERS', KEYS[4])) do
     local waiting, texts = own .. 'delayed:' .. queue, own .. 'delayed-messages:' .. queue
     local ids = redis.call('ZRANGEBYSCORE', waiting, '-inf', ms, 'LIMIT', 0, ARGV[4])
@@ -86,18 +86,18 @@ for first = 1, #lists, 1000 do
     waiting = waiting + redis.call('EXISTS', unpack(lists, first, math.min(first + 999, #lists)))
 end
 for _, queue in ipairs(waiting > 0 and queues or {}) do
-    local bell = own .. 'bell:' .. queue
-    if redis.call('EXISTS', bell) == 0 then
+    local wakeup = own .. 'bell:' .. queue
+    if redis.call('EXISTS', wakeup) == 0 then
         local keys = {}
         for s = 7, #ARGV do
             keys[#keys + 1] = prefix .. queue .. ARGV[s]
         end
         if redis.call('EXISTS', unpack(keys)) > 0 then
-            redis.call('LPUSH', bell, '1')
-            rung = rung + 1
+            redis.call('LPUSH', wakeup, '1')
+            woken = woken + 1
         end
     end
 end
 
 local reply = redis.call('SMEMBERS', KEYS[3])
-return {promoted, rung, next_due, unpack(reply)}
+return {promoted, woken, next_due, unpack(reply)}

@@ -6,6 +6,8 @@ and set ``HEAD`` in ``schema.py`` to it.
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"])
+context.configure(
+    connection=context.config.attributes["connection"], version_table="cloche_alembic_version"
+)
 with context.begin_transaction():
     context.run_migrations()

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 from cloche.settings.model import DownloadSettings
-from cloche.tasks.download.cache import Cache
-from cloche.tasks.download.checksum import Checksum
+from cloche.tasks.download.cache import Cache, Space
 from cloche.tasks.download.fetcher import Fetcher
-from cloche.tasks.download.part import Part
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Order, Stored
+from cloche.tasks.download.part import Checksum, Part
+from cloche.tasks.download.records import DownloadOrder, Progress, Stored
 from cloche.tasks.download.ytdlp import YtDlp, knows
 from cloche.tasks.egress import EgressGuard
 
@@ -20,26 +18,23 @@ class Backend(Protocol):
     """Gets one file; made for one run of the task."""
 
     async def fetch(
-        self, order: Order, partial: Path, progress: Progress, known: Stored | None
+        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """Get the file, at or below ``partial``; None: the ``known`` one is still right."""
 
     def keep(self, stored: Stored, cache: Cache) -> None:
         """Move what was fetched into the cache."""
 
-    def discard(self, partial: Path) -> None:
-        """Remove what was fetched so far."""
-
 
 class Http:
     """Plain files over HTTP."""
 
-    def __init__(self, settings: DownloadSettings, guard: EgressGuard) -> None:
-        self._fetcher = Fetcher(settings, guard)
+    def __init__(self, settings: DownloadSettings, guard: EgressGuard, space: Space) -> None:
+        self._fetcher = Fetcher(settings, guard, space=space)
         self._part: Part | None = None
 
     async def fetch(
-        self, order: Order, partial: Path, progress: Progress, known: Stored | None
+        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """See `Fetcher.fetch`."""
         checksum = Checksum.parse(order.checksum) if order.checksum else None
@@ -52,16 +47,14 @@ class Http:
             cache.put(self._part.path, stored.sha256)
             self._part.forget()
 
-    def discard(self, partial: Path) -> None:
-        """Remove the part."""
-        Part(partial).discard()
 
-
-def choose_backend(order: Order, settings: DownloadSettings, guard: EgressGuard) -> Backend:
+def choose_backend(
+    order: DownloadOrder, settings: DownloadSettings, guard: EgressGuard, space: Space
+) -> Backend:
     """The backend an order names; for ``auto`` yt-dlp where it has an extractor of its own.
 
     Raises `ExtraMissingError` when yt-dlp is asked for and not installed.
     """
     if order.backend == "yt-dlp" or (order.backend == "auto" and knows(order.url)):
-        return YtDlp(settings, guard)
-    return Http(settings, guard)
+        return YtDlp(settings, guard, space)
+    return Http(settings, guard, space)

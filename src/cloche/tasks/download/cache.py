@@ -3,29 +3,92 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Self
 
-from cloche.tasks.download.lock import FileLock, locked
+from cloche.errors import DownloadRefusedError
 from cloche.tasks.download.table import key
 
 #: Age in seconds from which an unfinished file nobody waits for is removed.
 PARTIAL_AGE = 86400.0
 
+#: Seconds for which the size of all files is believed; counting them costs a walk.
+_FRESH = 1.0
+
+
+class FileLock:
+    """An exclusive lock on a file, held until `release` or the end of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def try_acquire(cls, path: Path) -> Self | None:
+        """The lock, or None if somebody holds it."""
+        try:
+            return cls._acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+
+    @classmethod
+    def acquire(cls, path: Path) -> Self:
+        """The lock, as soon as nobody holds it."""
+        return cls._acquire(path, fcntl.LOCK_EX)
+
+    @classmethod
+    def _acquire(cls, path: Path, how: int) -> Self:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            try:
+                fcntl.flock(lock._descriptor, how)
+                if lock._is_at(path):
+                    return lock
+            except BaseException:
+                lock.release()
+                raise
+            lock.release()  # swept between the opening and the locking
+
+    def _is_at(self, path: Path) -> bool:
+        try:
+            return os.fstat(self._descriptor).st_ino == path.stat().st_ino
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the lock back; further calls do nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of that file."""
+    lock = FileLock.acquire(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
 
 class Cache:
-    """``<run_dir>/downloads``: ``objects/ab/<sha256>``, ``partial/<url>``, ``locks/``.
+    """``<run_dir>/downloads``, or ``directory`` where one is set: ``objects/ab/<sha256>``,
+    ``partial/<url>``, ``locks/``.
 
     An object is complete as soon as it is there: it is made durable under another name and
     renamed. Two URLs with the same content share one.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.root = run_dir.absolute() / "downloads"
+    def __init__(self, run_dir: Path, directory: Path | None = None) -> None:
+        self.root = (directory or run_dir / "downloads").absolute()
         self._locks = self.root / "locks"
 
     def object_path(self, sha256: str) -> Path:
@@ -48,7 +111,6 @@ class Cache:
         return target
 
     def drop(self, sha256: str) -> None:
-        """Delete an object."""
         self.object_path(sha256).unlink(missing_ok=True)
 
     def content_lock(self, sha256: str) -> AbstractContextManager[None]:
@@ -133,3 +195,69 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Space:
+    """Says no before a disk is full: ``reserve`` bytes of it stay free for the broker, the
+    database and the spool, and the files below ``directory`` take at most ``quota`` bytes.
+
+    For one transfer at a time. Raises `DownloadRefusedError`.
+    """
+
+    def __init__(self, directory: Path, *, reserve: int, quota: int | None = None) -> None:
+        self._directory = directory
+        self._reserve = reserve
+        self._quota = quota
+        self._used, self._counted_at = 0, -_FRESH
+
+    def check(self, more: int) -> None:
+        """Whether ``more`` bytes may still come."""
+        if shutil.disk_usage(self._directory).free < more + self._reserve:
+            raise no_room(
+                self._directory,
+                f"{more} more bytes are needed and {self._reserve} stay free "
+                "(download.reserve), for the broker, the database and the logs.",
+            )
+        if self._quota is not None and self._total() + more > self._quota:
+            raise no_room(
+                self._directory,
+                f"All downloads together may take {self._quota} bytes (download.quota).",
+            )
+
+    def _total(self) -> int:
+        now = time.monotonic()
+        if now - self._counted_at >= _FRESH:
+            self._used, self._counted_at = size_of(self._directory), now
+        return self._used
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files below; those that vanish meanwhile are none."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def no_room(place: Path, why: str) -> DownloadRefusedError:
+    """The refusal of a file there is no space for."""
+    return DownloadRefusedError(
+        "The disk has no room for this file.",
+        why=f"{why} ({place})",
+        fix="Free some space (remove downloads), or set download.directory to another disk.",
+    )
+
+
+@contextmanager
+def full_disk_told(place: Path) -> Iterator[None]:
+    """A system call that fails for want of space, as the refusal of this download."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise no_room(place, str(error.strerror)) from error

@@ -14,11 +14,11 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery.utils.log import get_logger
 
-from cloche.broker.lost_process import Request
+from cloche.broker.request import Request
 from cloche.database import Database
 from cloche.errors import DatabaseError
 from cloche.settings.of_app import settings_of
-from cloche.tasks.download.catalogue import Catalogue
+from cloche.tasks.download.repository import DownloadRepository
 
 log = get_logger(__name__)
 
@@ -71,11 +71,11 @@ class Delivery(Request):
         self._again = super()._retry_worker_lost(exc, exc_info)
         return bool(self._again)
 
-    def _write(self, change: Callable[[Catalogue, str], object]) -> None:
+    def _write(self, change: Callable[[DownloadRepository, str], object]) -> None:
         """Change the row; without the database it stays as it is, and shows as stalled."""
         database = Database(settings_of(self.app))
         try:
-            change(Catalogue(database), self.args[0])
+            change(DownloadRepository(database), self.args[0])
         except DatabaseError as error:
             log.warning("the end of download %s is not recorded: %s", self.args[0], error.what)
         finally:

@@ -6,24 +6,24 @@ Ranges and validators: RFC 9110 sections 13 and 14; status codes: section 15.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
-import httpx
+import httpx2
 
 from cloche.backoff import Backoff
 from cloche.errors import DownloadBrokenError, DownloadRefusedError
 from cloche.settings.model import DownloadSettings
-from cloche.tasks.download.body import plain_chunks
-from cloche.tasks.download.connection import broken
+from cloche.tasks.download.cache import Space
 from cloche.tasks.download.part import Part
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Order, Stored
-from cloche.tasks.download.replies import (
+from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.response import (
+    broken,
     complete_size,
     content_range,
     described,
     failure,
+    plain_chunks,
 )
 from cloche.tasks.egress import EgressGuard, guarded_client
 
@@ -41,7 +41,8 @@ class _StartOver(Exception):
 class Fetcher:
     """Fetches files as the settings say, past the guard.
 
-    ``backoff`` spaces the attempts to resume.
+    ``backoff`` spaces the attempts to resume; without ``space`` only the reserve of the
+    part's own disk is kept.
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class Fetcher:
         settings: DownloadSettings,
         guard: EgressGuard,
         backoff: Backoff | None = None,
+        space: Space | None = None,
     ) -> None:
         self._settings = settings
+        self._space = space
         self._guard = guard
         self._backoff = backoff or Backoff(first=0.2, limit=5, jitter=0.2)
 
     async def fetch(
-        self, order: Order, part: Part, progress: Progress, known: Stored | None = None
+        self, order: DownloadOrder, part: Part, progress: Progress, known: Stored | None = None
     ) -> Stored | None:
         """Complete ``part``, continuing what it holds; what the file is.
 
@@ -64,17 +67,22 @@ class Fetcher:
         a row brought no new byte, `DownloadBrokenError`; the part stays to be continued,
         unless it is of no use.
         """
-        timeout = httpx.Timeout(self._settings.read_timeout, connect=self._settings.connect_timeout)
+        timeout = httpx2.Timeout(
+            self._settings.read_timeout, connect=self._settings.connect_timeout
+        )
         async with guarded_client(
             self._guard,
             timeout=timeout,
             user_agent=self._settings.user_agent,
             ca_file=self._settings.ca_file,
         ) as client:
-            transfer = _Transfer(self._settings, self._guard, client, order, part, progress)
+            space = self._space or Space(part.path.parent, reserve=self._settings.reserve)
+            transfer = _HttpTransfer(
+                self._settings, self._guard, client, order, part, progress, space
+            )
             return await self._persist(transfer, known)
 
-    async def _persist(self, transfer: _Transfer, known: Stored | None) -> Stored | None:
+    async def _persist(self, transfer: _HttpTransfer, known: Stored | None) -> Stored | None:
         furthest, failures = transfer.part.size, 0
         while True:
             try:
@@ -89,26 +97,27 @@ class Fetcher:
                 transfer.progress.restarts += 1
 
 
-class _Transfer:
+class _HttpTransfer:
     """One file on its way."""
 
     def __init__(
         self,
         settings: DownloadSettings,
         guard: EgressGuard,
-        client: httpx.AsyncClient,
-        order: Order,
+        client: httpx2.AsyncClient,
+        order: DownloadOrder,
         part: Part,
         progress: Progress,
+        space: Space,
     ) -> None:
         self.part = part
+        self._space = space
         self.progress = progress
         self._settings = settings
         self._guard = guard
         self._client = client
         self._order = order
-        if part.meta and part.meta.validator is None:
-            part.discard()
+        self._total: int | None = None  # bytes of the whole file, by the last reply
         progress.received = part.size
 
     async def attempt(self, known: Stored | None) -> Stored | None:
@@ -119,7 +128,7 @@ class _Transfer:
             self.part.discard()
             self.progress.received = 0
             return await self._ask(known)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise broken(error) from error
 
     async def _ask(self, known: Stored | None) -> Stored | None:
@@ -135,11 +144,13 @@ class _Transfer:
         return self._stored()
 
     def _resumable(self) -> bool:
-        """Whether the rest can be asked for without mixing two versions of the file.
-
-        Without a validator only this transfer's own bytes, seconds old, are continued.
+        """Whether the rest can be asked for without mixing two versions of the file: its
+        server tells them apart, or a checksum does.
         """
-        return bool(self.part.meta and self.part.size and not self.part.meta.encoded)
+        meta = self.part.meta
+        if meta is None or meta.encoded or not self.part.size:
+            return False
+        return bool(meta.validator or self._order.checksum)
 
     def _headers(self, resuming: bool, known: Stored | None) -> dict[str, str]:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
@@ -155,7 +166,7 @@ class _Transfer:
         return headers
 
     @asynccontextmanager
-    async def _reply(self, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
+    async def _reply(self, headers: dict[str, str]) -> AsyncIterator[httpx2.Response]:
         """The reply at the end of the redirects, its body not yet read."""
         url = self._guard.check_url(self._order.url)
         for _ in range(self._settings.max_redirects + 1):
@@ -175,7 +186,7 @@ class _Transfer:
             why=f"More than {self._settings.max_redirects} redirects (download.max_redirects).",
         )
 
-    def _check_still_private(self, url: httpx.URL) -> None:
+    def _check_still_private(self, url: httpx2.URL) -> None:
         """Refuse to go on over http what was asked for over https: anybody on the way could
         replace the file. With a checksum nobody can.
         """
@@ -188,45 +199,58 @@ class _Transfer:
                 fix="Give a checksum, or ask for the http URL itself.",
             )
 
-    def _complete_already(self, reply: httpx.Response) -> Stored:
+    def _complete_already(self, reply: httpx2.Response) -> Stored:
         """A 416 to a part that turns out to be the whole file."""
         total = self.part.meta.total if self.part.meta else None
-        if complete_size(reply) == self.part.size and total in (None, self.part.size):
+        same = total == self.part.size or (total is None and self._is_of_same_version(reply))
+        if same and complete_size(reply) == self.part.size:
             return self._stored()
         raise _StartOver("the server has fewer bytes than the part")
 
-    async def _receive(self, reply: httpx.Response, resuming: bool) -> None:
+    async def _receive(self, reply: httpx2.Response, resuming: bool) -> None:
         if reply.status_code == 206 and resuming:
             self._check_continues(reply)
         elif reply.status_code in (200, 203):
             self.part.begin(described(reply))
+            self._total = self.part.meta.total if self.part.meta else None
         elif reply.status_code < 300:
             raise DownloadRefusedError(
                 f"{reply.request.url.host} answered {reply.status_code}, which carries no file."
             )
         else:
             raise failure(reply)
-        total = self.part.meta.total if self.part.meta else None
+        total = self._total
         self.progress.received, self.progress.total = self.part.size, total
         self._check_size(total or 0)
-        self.part.check_space(max(0, (total or 0) - self.part.size))
+        with self._kept_only_if_it_fits():
+            self._space.check(max(0, (total or 0) - self.part.size))
         await self._save(reply)
         if total is not None and self.part.size != total:
             raise DownloadBrokenError(
                 "The transfer ended early.", why=f"{self.part.size} of {total} bytes came."
             )
 
-    def _check_continues(self, reply: httpx.Response) -> None:
+    def _check_continues(self, reply: httpx2.Response) -> None:
         """Whether a 206 is the rest of this very part."""
         meta, found = self.part.meta, content_range(reply)
         if found is None or found[0] != self.part.size or found[1] < found[0]:
             raise _StartOver(f"Content-Range: {reply.headers.get('content-range')}")
-        if meta and meta.total is not None and found[2] not in (None, meta.total):
-            raise _StartOver("the file has another size now")
-        if meta and meta.etag and reply.headers.get("etag", meta.etag) != meta.etag:
-            raise _StartOver("the file has another ETag now")
+        total = found[2] if meta is None or meta.total is None else meta.total
+        if total is None or found[1] >= total or found[2] not in (None, total):
+            raise _StartOver("the file has another size now, or none that is known")
+        if not self._is_of_same_version(reply):
+            raise _StartOver("the server does not say that this is the same file")
+        self._total = total
 
-    async def _save(self, reply: httpx.Response) -> None:
+    def _is_of_same_version(self, reply: httpx2.Response) -> bool:
+        meta, headers = self.part.meta, reply.headers
+        if meta is None:
+            return False
+        if meta.validator is None:
+            return self._order.checksum is not None  # which tells a mixture
+        return meta.same_version(headers.get("etag"), headers.get("last-modified"))
+
+    async def _save(self, reply: httpx2.Response) -> None:
         """Write the body as it comes, in large pieces; what came is kept if it breaks."""
         buffer = bytearray()
         try:
@@ -236,10 +260,25 @@ class _Transfer:
                 self._check_size(self.progress.received)
                 if len(buffer) >= _WRITE:
                     data, buffer = bytes(buffer), bytearray()
-                    await asyncio.to_thread(self.part.append, data)
+                    await asyncio.to_thread(self._append, data)
         finally:
             if buffer and self.part.meta:
-                self.part.append(bytes(buffer))
+                self._append(bytes(buffer))
+
+    def _append(self, data: bytes) -> None:
+        with self._kept_only_if_it_fits():
+            self._space.check(len(data))
+            self.part.append(data)
+
+    @contextmanager
+    def _kept_only_if_it_fits(self) -> Iterator[None]:
+        """Where there is no room, what came is given back."""
+        try:
+            yield
+        except DownloadRefusedError:
+            self.part.discard()
+            self.progress.received = 0
+            raise
 
     def _check_size(self, size: int) -> None:
         if size <= self._order.max_size:
@@ -264,10 +303,10 @@ class _Transfer:
         )
 
 
-def _joined(url: httpx.URL, location: str) -> str:
+def _joined(url: httpx2.URL, location: str) -> str:
     try:
         return str(url.join(location).copy_with(fragment=None))
-    except httpx.InvalidURL as error:
+    except httpx2.InvalidURL as error:
         raise DownloadRefusedError(
             f"{url.host} redirects to something that is no URL.", why=str(error)
         ) from error

@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cloche.errors import DownloadRefusedError
-from cloche.tasks.download.checksum import Checksum
+from cloche.tasks.download.cache import full_disk_told
+
+#: Length of each algorithm's digest in hexadecimal digits.
+_DIGITS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 #: Bytes read at once when a part is hashed again.
 _BLOCK = 8 * 1024**2
-#: Bytes that a download leaves free on the disk.
-_RESERVE = 64 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """An algorithm and the digest it must give, in lower-case hexadecimal."""
+
+    algorithm: str
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``sha256:<hex>`` (or md5, sha1, sha512); a bare 64-digit one is SHA-256."""
+        algorithm, _, digest = text.strip().lower().rpartition(":")
+        algorithm = algorithm.replace("-", "") or "sha256"
+        is_hex = not set(digest) - set("0123456789abcdef")
+        if _DIGITS.get(algorithm) != len(digest) or not is_hex:
+            raise DownloadRefusedError(
+                f"{text[:200]!r} is not a checksum.",
+                why="It must be an algorithm and its digest in hexadecimal digits.",
+                fix="Write sha256:<64 digits>, sha512:<128>, sha1:<40> or md5:<32>.",
+            )
+        return cls(algorithm, digest)
+
+    def new(self) -> Any:
+        """An empty hash of this algorithm."""
+        return hashlib.new(self.algorithm, usedforsecurity=False)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +54,7 @@ class PartMeta:
     """What the server said about the file: header values as received, ``total`` in bytes.
 
     ``encoded`` says the bytes on disk are not those on the wire, so offsets do not match.
+    ``dated`` says Last-Modified tells versions apart: the file was older than a second then.
     """
 
     etag: str | None = None
@@ -34,13 +63,23 @@ class PartMeta:
     filename: str = ""
     content_type: str | None = None
     encoded: bool = False
+    dated: bool = True
 
     @property
     def validator(self) -> str | None:
-        """A value for If-Range (RFC 9110 section 13.1.5): weak ETags are not allowed there."""
+        """A value for If-Range (RFC 9110 section 13.1.5): only one that every change of a byte
+        changes, which a weak ETag and the date of a file written just now are not."""
         if self.etag and not self.etag.startswith("W/"):
             return self.etag
-        return self.last_modified
+        return self.last_modified if self.dated else None
+
+    def same_version(self, etag: str | None, last_modified: str | None) -> bool:
+        """Whether a reply with these headers speaks of this very version of the file."""
+        if etag and self.etag and etag == self.etag == self.validator:
+            return True
+        said = ((self.etag, etag), (self.last_modified, last_modified))
+        both = [(ours, theirs) for ours, theirs in said if ours and theirs]
+        return bool(both) and all(ours == theirs for ours, theirs in both)
 
 
 class Part:
@@ -83,22 +122,12 @@ class Part:
 
     def append(self, data: bytes) -> None:
         """Write and hash. Raises `DownloadRefusedError` when the disk is full."""
-        try:
-            with open(self.path, "ab", buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise self._no_space(len(data)) from error
-            raise
+        with full_disk_told(self.path.parent), open(self.path, "ab", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
         self.size += len(data)
         self._update(data)
-
-    def check_space(self, needed: int) -> None:
-        """Refuse to begin what the disk cannot hold (``needed`` bytes, and a reserve)."""
-        if shutil.disk_usage(self.path.parent).free < needed + _RESERVE:
-            raise self._no_space(needed)
 
     def verify(self) -> str:
         """The SHA-256 of the whole file.
@@ -116,7 +145,6 @@ class Part:
         return str(sha256)
 
     def discard(self) -> None:
-        """Remove it from disk."""
         self.path.unlink(missing_ok=True)
         self._sidecar.unlink(missing_ok=True)
         self.meta = None
@@ -143,10 +171,3 @@ class Part:
             return PartMeta(**json.loads(self._sidecar.read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             return None  # absent, torn by a crash or of another version: start over
-
-    def _no_space(self, needed: int) -> DownloadRefusedError:
-        return DownloadRefusedError(
-            "The disk has no room for this file.",
-            why=f"{needed} more bytes are needed in {self.path.parent}.",
-            fix="Free some space (remove downloads), then retry.",
-        )

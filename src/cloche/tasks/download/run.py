@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import random
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded, TaskPredicate
 
 from cloche.database import Database
 from cloche.errors import (
@@ -21,26 +24,82 @@ from cloche.errors import (
 )
 from cloche.settings import Settings
 from cloche.tasks.download.backends import Backend, choose_backend
-from cloche.tasks.download.cache import Cache
-from cloche.tasks.download.catalogue import Catalogue
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Download, DownloadState, Order, Stored
-from cloche.tasks.download.transfer import Transfer
+from cloche.tasks.download.cache import Cache, Space, full_disk_told
+from cloche.tasks.download.records import Download, DownloadOrder, DownloadState, Progress, Stored
+from cloche.tasks.download.repository import DownloadRepository
 from cloche.tasks.egress import EgressGuard
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks at the transfer: progress is written at most that often.
 _STEP = 0.25
+
 #: Steps after which a row is written though nothing came: its sign of life, and how fast a
 #: cancellation is seen.
 _BEAT = 2
+
 #: Longest Retry-After in seconds that is waited for; the broker's own redelivery of delayed
 #: messages (visibility timeout) must stay above it.
 LONGEST_WAIT = 1800.0
 
 
-class Run:
+class Transfer(Generic[T]):
+    """Runs ``work`` while the calling thread waits in short steps.
+
+    A soft time limit is an exception that a signal handler raises in the main thread. In an
+    event loop there it would hit whichever callback runs, and could get lost; in `wait` it
+    cannot. Leaving the ``with`` block cancels what still runs and waits until it has ended.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[T] | None = None
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="download", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+        self._thread.join()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, after at most ``seconds``."""
+        done, _ = concurrent.futures.wait([self._outcome], timeout=seconds)
+        return bool(done)
+
+    def result(self) -> T:
+        """What it returned, or what it raised."""
+        return self._outcome.result()
+
+    def cancel(self) -> None:
+        """Cancel it unless it has ended."""
+        self._begun.wait()
+        if self._loop and self._task and not self._outcome.done():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def _run(self) -> None:
+        try:
+            self._outcome.set_result(asyncio.run(self._main()))
+        except BaseException as error:  # noqa: BLE001 (handed to the waiting thread)
+            self._outcome.set_exception(error)
+        finally:
+            self._begun.set()
+
+    async def _main(self) -> T:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._work)
+        self._begun.set()
+        return await self._task
+
+
+class DownloadRun:
     """What one delivery of the task does. Everything it needs is given to it."""
 
     def __init__(self, task: Task, id: str, settings: Settings, guard: EgressGuard) -> None:
@@ -48,8 +107,8 @@ class Run:
         self._id = id
         self._settings = settings
         self._guard = guard
-        self._cache = Cache(settings.run_dir)
-        self._catalogue = Catalogue(Database(settings))
+        self._cache = Cache(settings.run_dir, settings.download.directory)
+        self._catalogue = DownloadRepository(Database(settings))
         self._progress = Progress()
         self._began = time.monotonic()
 
@@ -61,11 +120,10 @@ class Run:
         row, order = self._catalogue.get(self._id), self._catalogue.order(self._id)
         if row is None or order is None or not row.state.active:
             return self._over(row)
-        with self._alone_with(order):
+        with self._failures_recorded(), full_disk_told(self._cache.root), self._alone_with(order):
             if self._catalogue.start(self._id) is None:
                 return self._over(self._catalogue.get(self._id))
-            with self._failures_recorded():
-                return _result(self._fetched(order))
+            return _result(self._fetched(order))
 
     def _over(self, row: Download | None) -> dict[str, Any]:
         """A delivery for a row that needs nothing any more."""
@@ -76,7 +134,7 @@ class Run:
         raise Ignore
 
     @contextmanager
-    def _alone_with(self, order: Order) -> Iterator[None]:
+    def _alone_with(self, order: DownloadOrder) -> Iterator[None]:
         """Hold the URL and a slot of its host; without them the task comes back later."""
         url_lock = self._cache.url_lock(order.url)
         if url_lock is None:
@@ -93,7 +151,7 @@ class Run:
         finally:
             url_lock.release()
 
-    def _later(self, order: Order) -> Ignore:
+    def _later(self, order: DownloadOrder) -> Ignore:
         """Give the worker's slot back and send the task again, which is no retry of it."""
         request = self._task.request
         countdown = random.uniform(0.5, 1.5)  # noqa: S311 (spreads the load, no secret)
@@ -104,8 +162,10 @@ class Run:
         log.debug("download %s waits: %s is busy", self._id, order.url)
         return Ignore()
 
-    def _fetched(self, order: Order) -> Download:
-        backend = choose_backend(order, self._settings.download, self._guard)
+    def _fetched(self, order: DownloadOrder) -> Download:
+        limits = self._settings.download
+        space = Space(self._cache.root, reserve=limits.reserve, quota=limits.quota)
+        backend = choose_backend(order, limits, self._guard, space)
         known = self._known(order)
         if known is not None and self._serves(order, known):
             return self._finish(known[0], cached=True, checked=known[1])
@@ -118,7 +178,7 @@ class Run:
             backend.keep(stored, self._cache)
             return self._finish(stored, cached=False, checked=time.time())
 
-    def _known(self, order: Order) -> tuple[Stored, float] | None:
+    def _known(self, order: DownloadOrder) -> tuple[Stored, float] | None:
         """The cached file of this URL, if it could answer this order."""
         found = self._catalogue.stored(order.url, order.backend)
         if found is None or found[0].size > order.max_size:
@@ -127,28 +187,26 @@ class Run:
             return None
         return found if self._cache.object_path(found[0].sha256).is_file() else None
 
-    def _serves(self, order: Order, known: tuple[Stored, float]) -> bool:
+    def _serves(self, order: DownloadOrder, known: tuple[Stored, float]) -> bool:
         age = time.time() - known[1]
         return not order.refresh and age <= self._settings.download.fresh_for.total_seconds()
 
-    def _transferred(self, backend: Backend, order: Order, known: Stored | None) -> Stored | None:
+    def _transferred(
+        self, backend: Backend, order: DownloadOrder, known: Stored | None
+    ) -> Stored | None:
         """Transfer in a thread, report and watch for a cancellation in this one."""
         partial = self._cache.partial_path(order.url)
         progress = self._progress
         work = backend.fetch(order, partial, progress, known)
         quiet, last = 0, -1
-        try:
-            with Transfer(work) as transfer:
-                while not transfer.wait(_STEP):
-                    self._check_limit()
-                    quiet = quiet + 1 if progress.received == last else _BEAT
-                    if quiet >= _BEAT:
-                        quiet, last = 0, progress.received
-                        self._report()
-            return transfer.result()
-        except DownloadCancelledError:
-            backend.discard(partial)
-            raise
+        with Transfer(work) as transfer:
+            while not transfer.wait(_STEP):
+                self._check_limit()
+                quiet = quiet + 1 if progress.received == last else _BEAT
+                if quiet >= _BEAT:
+                    quiet, last = 0, progress.received
+                    self._report()
+        return transfer.result()
 
     def _check_limit(self) -> None:
         """The soft limit in pools that have no signals (threads, solo)."""
@@ -193,6 +251,8 @@ class Run:
         """Write to the row how the run ended, and tell Celery."""
         try:
             yield
+        except TaskPredicate:  # Celery's own words: come back later, nothing to do
+            raise
         except DownloadCancelledError:
             self._catalogue.cancelled(self._id)
             self._mark_revoked()
@@ -206,6 +266,7 @@ class Run:
         except Exception as error:
             text = str(error) if isinstance(error, ClocheError) else repr(error)
             self._catalogue.failed(self._id, text)
+            log.debug("download %s failed", self._id, exc_info=True)
             raise
 
     def _timed_out(self) -> DownloadBrokenError:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 downloads = Table(
-    "downloads",
+    "cloche_downloads",
     metadata,
     Column("id", String(36), primary_key=True),
     Column("url", Text, nullable=False),
@@ -56,9 +56,9 @@ downloads = Table(
     # When the server last confirmed this content: what freshness is counted from.
     Column("checked", Double),
     Column("finished", Double),
-    Index("downloads_created", "created", "id"),
-    Index("downloads_url", "url_key", "checked"),
-    Index("downloads_sha256", "sha256"),
+    Index("cloche_downloads_created", "created", "id"),
+    Index("cloche_downloads_url", "url_key", "checked"),
+    Index("cloche_downloads_sha256", "sha256"),
 )
 
 

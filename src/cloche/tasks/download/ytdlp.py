@@ -30,13 +30,11 @@ from cloche.errors import (
     ExtraMissingError,
 )
 from cloche.settings.model import DownloadSettings
-from cloche.tasks.authorities import bundle
-from cloche.tasks.download.cache import Cache
-from cloche.tasks.download.checksum import Checksum
+from cloche.tasks.download.cache import Cache, Space
 from cloche.tasks.download.filename import sanitise
-from cloche.tasks.download.progress import Progress
-from cloche.tasks.download.records import Order, Stored
-from cloche.tasks.egress import EgressGuard
+from cloche.tasks.download.part import Checksum
+from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.egress import EgressGuard, bundle
 from cloche.tasks.egress_proxy import EgressProxy
 
 _CHILD = Path(__file__).with_name("ytdlp_child.py")
@@ -77,17 +75,18 @@ def knows(url: str) -> bool:
 class YtDlp:
     """Runs yt-dlp in a directory of its own; its unfinished files are continued too."""
 
-    def __init__(self, settings: DownloadSettings, guard: EgressGuard) -> None:
+    def __init__(self, settings: DownloadSettings, guard: EgressGuard, space: Space) -> None:
         if importlib.util.find_spec("yt_dlp") is None:
             raise ExtraMissingError(
                 "The yt-dlp backend is not installed.", fix="pip install 'cloche[yt-dlp]'"
             )
         self._settings = settings
         self._guard = guard
+        self._space = space
         self._file: Path | None = None
 
     async def fetch(
-        self, order: Order, partial: Path, progress: Progress, known: Stored | None
+        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """The medium of the page as one file; ``known`` is not asked about."""
         directory = _directory(partial)
@@ -97,8 +96,13 @@ class YtDlp:
         proxy = EgressProxy(self._guard, connect_timeout=self._settings.connect_timeout)
         async with proxy:
             try:
-                info = await _extracted(self._command(order), directory, proxy.url, order, progress)
+                self._space.check(0)
+                info = await _extracted(
+                    self._command(order), directory, proxy.url, order, progress, self._space
+                )
             except DownloadError as error:
+                if isinstance(error, DownloadRefusedError):
+                    shutil.rmtree(directory, ignore_errors=True)
                 raise proxy.refused or error from error
         self._file = _confined(directory, info)
         return await asyncio.to_thread(_stored, self._file, info, order)
@@ -109,11 +113,7 @@ class YtDlp:
             cache.put(self._file, stored.sha256)
             shutil.rmtree(self._file.parent, ignore_errors=True)
 
-    def discard(self, partial: Path) -> None:
-        """Remove the unfinished files."""
-        shutil.rmtree(_directory(partial), ignore_errors=True)
-
-    def _command(self, order: Order) -> list[str]:
+    def _command(self, order: DownloadOrder) -> list[str]:
         options = {
             "--output": "media.%(ext)s",
             "--max-filesize": str(order.max_size),
@@ -138,14 +138,19 @@ class YtDlp:
 
 
 async def _extracted(
-    command: list[str], directory: Path, proxy: str, order: Order, progress: Progress
+    command: list[str],
+    directory: Path,
+    proxy: str,
+    order: DownloadOrder,
+    progress: Progress,
+    space: Space,
 ) -> dict[str, Any]:
     """Run yt-dlp to its end; what it says about the file it made."""
     async with _running(command, directory, proxy) as child:
         if child.stdout is None or child.stderr is None:
             raise DownloadBrokenError("yt-dlp has no output.")
         errors = asyncio.ensure_future(_last_lines(child.stderr))
-        info = await _followed(child.stdout, directory, order, progress)
+        info = await _followed(child.stdout, directory, order, progress, space)
         status = await child.wait()
         said = await errors
     if status == 0 and info:
@@ -184,7 +189,7 @@ def _environment(directory: Path, proxy: str) -> dict[str, str]:
 
 
 async def _followed(
-    output: StreamReader, directory: Path, order: Order, progress: Progress
+    output: StreamReader, directory: Path, order: DownloadOrder, progress: Progress, space: Space
 ) -> dict[str, Any]:
     """Read progress to the end of the output; the line about the finished file."""
     info: dict[str, Any] = {}
@@ -199,8 +204,8 @@ async def _followed(
             continue
         before = _counted(said, before, progress)
         if _size_of(directory) > order.max_size:
-            shutil.rmtree(directory, ignore_errors=True)
             raise _too_large(order)
+        space.check(0)
     return info
 
 
@@ -220,7 +225,7 @@ async def _last_lines(errors: StreamReader) -> list[str]:
     return list(lines)
 
 
-def _failure(status: int, said: list[str], order: Order) -> DownloadError:
+def _failure(status: int, said: list[str], order: DownloadOrder) -> DownloadError:
     why = next((line for line in said if "ERROR" in line), "")  # others follow from the first
     if status == 0:
         # It skips what --max-filesize forbids, and calls that a success.
@@ -230,7 +235,7 @@ def _failure(status: int, said: list[str], order: Order) -> DownloadError:
     return DownloadBrokenError(f"yt-dlp failed (exit status {status}).", why=why)
 
 
-def _too_large(order: Order) -> DownloadRefusedError:
+def _too_large(order: DownloadOrder) -> DownloadRefusedError:
     return DownloadRefusedError(
         "yt-dlp gave no file within the size limit.",
         why=f"At most {order.max_size} bytes were to be taken.",
@@ -254,7 +259,7 @@ def _confined(directory: Path, info: dict[str, Any]) -> Path:
     return file
 
 
-def _stored(file: Path, info: dict[str, Any], order: Order) -> Stored:
+def _stored(file: Path, info: dict[str, Any], order: DownloadOrder) -> Stored:
     size = file.stat().st_size
     if size > order.max_size:
         file.unlink()

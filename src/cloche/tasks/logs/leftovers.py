@@ -11,10 +11,9 @@ from typing import Any
 
 from celery import Celery, signals
 
-from cloche.logs.place import Place
-from cloche.logs.sending import WRITE
-from cloche.logs.shipping import Shipper
-from cloche.logs.spool import kept
+from cloche.logs.write.counts import LogDirectory
+from cloche.logs.write.shipper import WRITE, Shipper
+from cloche.logs.write.spool import kept
 from cloche.settings import Settings
 from cloche.settings.of_app import settings_of
 
@@ -28,7 +27,7 @@ def on_worker_ready(sender: Any = None, **_: Any) -> None:
     if WRITE not in app.tasks:
         return
     settings = settings_of(app)
-    if kept(Place(settings.run_dir).spool).ended:
+    if kept(LogDirectory(settings.run_dir).spool).ended:
         threading.Thread(
             target=_send, args=(app, settings), name="cloche-logs-leftovers", daemon=True
         ).start()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from celery import Task
 from celery.exceptions import Reject
 
 from cloche.aio.task import async_task
 from cloche.backoff import Backoff
 from cloche.errors import DatabaseError
-from cloche.logs.merging import merger
-from cloche.logs.sending import WRITE
+from cloche.logs.write.coalescer import coalescer
+from cloche.logs.write.shipper import WRITE
 from cloche.settings.of_app import settings_of
 
 #: Seconds until a batch is tried again while the database is away.
@@ -31,16 +32,16 @@ async def write(self: Any, lines: str) -> None:
     batch = [line for line in lines.encode(errors="replace").split(b"\n") if line]
     again = self.request.retries > 0 or bool(self.request.delivery_info.get("redelivered"))
     try:
-        await merger(settings_of(self.app)).write(batch, careful=again)
+        await coalescer(settings_of(self.app)).write(batch, careful=again)
     except DatabaseError as error:
         await _later(self, error)
 
 
-async def _later(task: Any, error: DatabaseError) -> None:
+async def _later(task: Task, error: DatabaseError) -> None:
     """Have the broker keep the batch; raises in any case."""
     if task.request.called_directly:
         raise error
-    if not str(task.app.conf.broker_url or "").startswith("cloche+"):
+    if not str(task.app.conf.broker_write_url or "").startswith("cloche+"):
         await asyncio.sleep(_HOLD)
         raise Reject(str(error), requeue=True) from error
     wait = _AGAIN.delay(task.request.retries + 1)

@@ -8,9 +8,9 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the table that ``cloche.tasks.download.catalogue`` describes."""
+    """Make the table that ``cloche.tasks.download.repository`` describes."""
     op.create_table(
-        "downloads",
+        "cloche_downloads",
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("url", sa.Text, nullable=False),
         sa.Column("url_key", sa.String(64), nullable=False),
@@ -42,11 +42,10 @@ def upgrade() -> None:
         sa.Column("checked", sa.Double),
         sa.Column("finished", sa.Double),
     )
-    op.create_index("downloads_created", "downloads", ["created", "id"])
-    op.create_index("downloads_url", "downloads", ["url_key", "checked"])
-    op.create_index("downloads_sha256", "downloads", ["sha256"])
+    op.create_index("cloche_downloads_created", "cloche_downloads", ["created", "id"])
+    op.create_index("cloche_downloads_url", "cloche_downloads", ["url_key", "checked"])
+    op.create_index("cloche_downloads_sha256", "cloche_downloads", ["sha256"])
 
 
 def downgrade() -> None:
-    """Drop it."""
-    op.drop_table("downloads")
+    op.drop_table("cloche_downloads")

@@ -1,7 +1,0 @@
--- Give the baton up, if it is ours.
--- KEYS: 1 the baton
--- ARGV: 1 who had it
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-    return redis.call('DEL', KEYS[1])
-end
-return 0

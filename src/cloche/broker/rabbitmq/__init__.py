@@ -1,0 +1,1 @@
+"""Queues, delays and dead letters on RabbitMQ."""

@@ -1,0 +1,1 @@
+"""The scheduler: one process of many sends."""

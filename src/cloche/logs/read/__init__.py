@@ -1,0 +1,1 @@
+"""Reading the execution log: pages, traces, figures, errors."""

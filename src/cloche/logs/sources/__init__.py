@@ -1,0 +1,1 @@
+"""Other loggers as sources of the execution log."""

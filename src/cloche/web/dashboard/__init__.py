@@ -1,0 +1,1 @@
+"""The dashboard: workers, queues, tasks, health."""

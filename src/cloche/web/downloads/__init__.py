@@ -1,0 +1,1 @@
+"""The download service: its pages and its API."""

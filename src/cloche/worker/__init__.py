@@ -1,0 +1,1 @@
+"""What runs inside a worker process: pools, requests, events, heartbeats."""

@@ -1,0 +1,1 @@
+"""What projects put around Celery, on every pool."""

@@ -1,0 +1,1 @@
+"""Migrations of the project, as `alembic init` with a package makes them."""
