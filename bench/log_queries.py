@@ -102,7 +102,13 @@ class Log:
 
 @click.command()
 @click.option("--rows", default=10_000_000, show_default=True, help="Records in all.")
-@click.option("--days", default=10, show_default=True, help="Days they are spread over.")
+@click.option(
+    "--days",
+    default=10,
+    show_default=True,
+    type=click.IntRange(3),  # one leaves, two are filled anew
+    help="Days they are spread over.",
+)
 @click.option("--asks", default=40, show_default=True, help="Times each question is asked.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Where figures go.")
 def log_queries(rows: int, days: int, asks: int, out: Path | None) -> None:

@@ -23,7 +23,7 @@ from tests.differential.story import STREAMS, Difference, Story, differences
 from tests.differential.wanted import Wanted, explanation
 
 #: Seconds without anything new after which a program that waits for nothing is over.
-QUIET = 0.35
+QUIET = 0.8
 #: Seconds without anything new, of any program, after which one that waits is stuck.
 STUCK = 4.0
 _TOLD = {t for stream, types in STREAMS.items() if stream != "own events" for t in types}

@@ -60,6 +60,7 @@ class Side:
         self._ledger_url, self._directory = ledger_url, directory
         self._processes: list[subprocess.Popen[bytes]] = []
         self._logs: list[Path] = []
+        self._log_read = 0
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.owners: dict[str, tuple[str, str]] = {}
         self.active: dict[str, float] = {}
@@ -107,7 +108,16 @@ class Side:
                 raise RuntimeError(
                     f"{self.name}: {process.args!r} ended:\n{log.read_text()[-3000:]}"
                 )
-        return self._processes[0].poll() is not None
+        return self._processes[0].poll() is not None or self._died()
+
+    def _died(self) -> bool:
+        """Whether the worker's log says that it ends. Celery's own pool may hang while it does."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_read)
+            text = log.read()
+        # Again from the last line, which may not be whole.
+        self._log_read += text.rfind(b"\n") + 1
+        return b"Unrecoverable error" in text
 
     def play(self, program: str, steps: Sequence[dict[str, Any]], *, finish: bool = False) -> None:
         """Hand a program to the producers."""

@@ -13,7 +13,7 @@ ROOT = Path(cloche.__file__).parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "process_local plain timestamps",
+        "process_local plain timestamps file_lock",
         "errors records backoff outages running",
         "settings",
         "broker process database",

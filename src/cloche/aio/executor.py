@@ -7,12 +7,12 @@ backends are per thread), so their number bounds the connections.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from threading import RLock, Thread
 from typing import Any, ClassVar, Protocol
@@ -47,22 +47,24 @@ class Writers:
     """A :class:`ResultStore` of threads, shared by all runs of a loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int = THREADS) -> None:
-        self._loop = loop
-        self._todo: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None]
-        self._todo = SimpleQueue()
-        self._done: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
-        self._awake = False
+        self._outcomes = _Outcomes.of(loop)
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._limit = threads
         self._threads: list[Thread] = []
         self._waiting = 0
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        future = self._loop.create_future()
-        context = copy_context()
+        future = asyncio.get_running_loop().create_future()
         self._waiting += 1
-        self._staff()
-        self._todo.put((future, lambda: context.run(function, *args)))
-        return await future
+        if len(self._threads) < min(self._limit, self._waiting):
+            name = f"cloche-writer-{len(self._threads)}"
+            self._threads.append(_thread(name, self._jobs))
+        context = copy_context()
+        self._jobs.put((self._outcomes, future, partial(context.run, function, *args)))
+        try:
+            return await future
+        finally:
+            self._waiting -= 1
 
     async def done(self, task: Task, context: Context, retval: Any, publish: bool) -> None:
         await self.call(mark_as_done, task, context, retval, publish)
@@ -70,46 +72,9 @@ class Writers:
     def stop(self) -> None:
         """Let the threads finish what they have and end."""
         for _ in self._threads:
-            self._todo.put(None)
+            self._jobs.put(None)
         for thread in self._threads:
             thread.join(5)
-
-    def _staff(self) -> None:
-        if len(self._threads) < min(self._limit, self._waiting):
-            name = f"cloche-writer-{len(self._threads)}"
-            self._threads.append(Thread(target=self._work, name=name, daemon=True))
-            self._threads[-1].start()
-
-    def _work(self) -> None:
-        while (item := self._todo.get()) is not None:
-            future, function = item
-            value, error = None, None
-            try:
-                value = function()
-            except BaseException as exc:  # noqa: BLE001 (raised where it is awaited)
-                error = exc
-            self._done.append((future, value, error))
-            del item, future, function, value, error
-            if not self._awake:
-                self._awake = True
-                try:
-                    self._loop.call_soon_threadsafe(self._answer)
-                except RuntimeError:  # the loop is closed: nobody waits any more
-                    return
-
-    def _answer(self) -> None:
-        self._awake = False
-        while self._done:
-            future, value, error = self._done.popleft()
-            self._waiting -= 1
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(value)
-            elif isinstance(error, StopIteration):
-                future.set_exception(RuntimeError(repr(error)))
-            else:
-                future.set_exception(error)
 
 
 def mark_as_done(task: Task, context: Context, retval: Any, publish: bool) -> None:
@@ -124,7 +89,11 @@ async def in_publisher(call: Callable[[], Any]) -> Any:
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
-    _publishers.get().put((_Outcomes.of(loop), future, call))
+
+    def unless_cancelled() -> Any:
+        return None if future.cancelled() else call()
+
+    _publishers.get().put((_Outcomes.of(loop), future, unless_cancelled))
     return await future
 
 
@@ -133,7 +102,7 @@ async def in_new_thread(call: Callable[[], Any]) -> Any:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     job = (_Outcomes.of(loop), future, call)
-    threading.Thread(target=_do, args=job, name="cloche-eager", daemon=True).start()
+    Thread(target=_do, args=job, name="cloche-eager", daemon=True).start()
     return await future
 
 
@@ -172,6 +141,8 @@ class _Outcomes:
                 continue
             if error is None:
                 future.set_result(value)
+            elif isinstance(error, StopIteration):  # a future holds none
+                future.set_exception(RuntimeError(repr(error)))
             else:
                 future.set_exception(error)
 
@@ -180,23 +151,28 @@ Job = tuple[_Outcomes, "asyncio.Future[Any]", Callable[[], Any]]
 
 
 def _do(outcomes: _Outcomes, future: asyncio.Future[Any], call: Callable[[], Any]) -> None:
-    if future.cancelled():
-        return
     try:
         outcomes.tell((future, call(), None))
     except BaseException as error:  # noqa: BLE001 (the caller gets it)
         outcomes.tell((future, None, error))
 
 
-def _serve(jobs: SimpleQueue[Job]) -> None:
-    while True:
-        _do(*jobs.get())
+def _serve(jobs: SimpleQueue[Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        _do(*job)
+        del job
 
 
-def _start_publishers() -> SimpleQueue[Job]:
-    jobs: SimpleQueue[Job] = SimpleQueue()
+def _thread(name: str, jobs: SimpleQueue[Job | None]) -> Thread:
+    thread = Thread(target=_serve, args=[jobs], name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _start_publishers() -> SimpleQueue[Job | None]:
+    jobs: SimpleQueue[Job | None] = SimpleQueue()
     for _ in range(PUBLISHERS):
-        threading.Thread(target=_serve, args=[jobs], name="cloche-publish", daemon=True).start()
+        _thread("cloche-publish", jobs)
     return jobs
 
 

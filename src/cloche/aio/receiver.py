@@ -136,7 +136,7 @@ class DirectPath(PlainMessages):
             name: build(consumer.app.tasks[name], consumer.app, consumer.hostname, self._store)
             for name in self._classes
         }
-        self._path.claim.on_lost.append(self._lost)
+        self._path.lease.on_lost.append(self._lost)
         self._path.start()
 
     def quiet(self) -> None:
@@ -153,7 +153,7 @@ class DirectPath(PlainMessages):
             self._path.give_back(tags)
 
     def stop(self) -> None:
-        self._path.claim.on_lost.remove(self._lost)
+        self._path.lease.on_lost.remove(self._lost)
         self._path.stop()
         self._hub.drain()
         self._hub.close()

@@ -104,7 +104,7 @@ class Channel(ConsumingChannel):
     worker: Any = None
 
     _own: redis.Redis | None = None
-    _claim: Lease | None = None
+    _own_lease: Lease | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.inbox: deque[Fetched] = deque()
@@ -205,7 +205,7 @@ class Channel(ConsumingChannel):
             return int(super()._size(queue)) + self._delayed(queue)
         except ERRORS:
             # Declaring a queue asks for its length: kombu/transport/virtual/base.py.
-            if self.spools and not self.claimed:
+            if self.spools and not self.has_lease:
                 return 0
             raise
 
@@ -227,46 +227,46 @@ class Channel(ConsumingChannel):
             super()._queue_bind(*args)
         except ERRORS:
             # Tasks for a queue are sent to it by name; no binding is looked up.
-            if not self.spools or self.claimed:
+            if not self.spools or self.has_lease:
                 raise
 
-    # -- what is claimed
+    # -- the lease
 
     @property
-    def claimed(self) -> bool:
+    def has_lease(self) -> bool:
         """Whether this channel ever held a message."""
-        return self._claim is not None
+        return self._own_lease is not None
 
     @property
-    def claim(self) -> Lease:
+    def own_lease(self) -> Lease:
         """This process' lease on the server; taken on first use."""
-        if self._claim is None:
-            self._claim = lease_table.lease(self)
-        if not self._claim.consumer:
-            self._claim.join(self.own)
-        return self._claim
+        if self._own_lease is None:
+            self._own_lease = lease_table.lease(self)
+        if not self._own_lease.consumer:
+            self._own_lease.join(self.own)
+        return self._own_lease
 
     def wait_if_doubtful(self) -> None:
         """Before work begins; see :meth:`Lease.wait_if_doubtful`."""
-        if self._claim is not None:
-            self._claim.wait_if_doubtful()
+        if self._own_lease is not None:
+            self._own_lease.wait_if_doubtful()
 
     def give_back(self, tags: Iterable[str], *, mark: bool = True, last: bool = False) -> None:
         """Put messages in flight back to the front of their queues, marked redelivered.
 
         Without ``mark`` they go as they came: nobody has seen them. ``last``: to the back.
         """
-        claim = self.claim
-        fields = [field_of(tag)[1] for tag in tags if claim.holds(tag)]
+        lease = self.own_lease
+        fields = [field_of(tag)[1] for tag in tags if lease.holds(tag)]
         # The first fetched goes last, so that it is the next to be popped.
         fields.sort(key=lambda field: int(field.partition("/")[0]), reverse=True)
         moves: list[str] = []
-        for field, raw in zip(fields, self.texts(claim, fields), strict=True):
+        for field, raw in zip(fields, self.texts(lease, fields), strict=True):
             if raw is not None:
                 moves += [field, key_of(field), _redelivered(raw) if mark else ""]
         if moves:
-            lua.REQUEUE.run(self.own, [claim.inflight], ["LPUSH" if last else "RPUSH", *moves])
-        claim.let_go(fields)
+            lua.REQUEUE.run(self.own, [lease.inflight], ["LPUSH" if last else "RPUSH", *moves])
+        lease.let_go(fields)
         self._drained = False  # no wake-up comes for them at once
 
     def _restore(self, message: Any, leftmost: bool = False) -> None:
@@ -278,11 +278,11 @@ class Channel(ConsumingChannel):
             )
             pipe.execute()
 
-    def texts(self, claim: Lease, fields: list[str]) -> list[bytes | None]:
+    def texts(self, lease: Lease, fields: list[str]) -> list[bytes | None]:
         """What the server has of messages in flight."""
         if not fields:
             return []
-        return list(send(self.own, "HMGET", claim.inflight, *fields))
+        return list(send(self.own, "HMGET", lease.inflight, *fields))
 
     def refuse(
         self,
@@ -292,16 +292,16 @@ class Channel(ConsumingChannel):
         error: Exception | None = None,
     ) -> None:
         """Make a dead letter of a message in flight; with ``error`` its task's failure is told."""
-        claim = self.claim
-        if not claim.holds(tag):
-            claim.tell_late(1)
+        lease = self.own_lease
+        if not lease.holds(tag):
+            lease.tell_late(1)
             return
         field = field_of(tag)[1]
-        (raw,) = self.texts(claim, [field])
+        (raw,) = self.texts(lease, [field])
         letters = DeadLetters(self.own, self.keys)
-        if raw is not None and letters.bury(claim.inflight, field, raw, reason, detail):
+        if raw is not None and letters.bury(lease.inflight, field, raw, reason, detail):
             self.tell(raw, error)
-        claim.let_go([field])
+        lease.let_go([field])
 
     def tell(self, raw: bytes, error: Exception | None) -> None:
         """Tell who waits for the task in ``raw`` why it will not run; from any thread."""
@@ -346,13 +346,13 @@ class Channel(ConsumingChannel):
         raise stock.Empty
 
     def _fetch_one(self, queue: str) -> Fetched | None:
-        claim, asker = self.claim, object()
-        fetch = Fetch(self.keys, claim.consumer, claim.ask(asker, 1), 1, [queue])
+        lease, asker = self.own_lease, object()
+        fetch = Fetch(self.keys, lease.consumer, lease.ask(asker, 1), 1, [queue])
         fetched: list[Fetched] = []
         try:
             fetched = fetch.read(fetch.run(self.own))
         finally:
-            claim.answered(asker, [found.field for found in fetched])
+            lease.answered(asker, [found.field for found in fetched])
         return fetched[0] if fetched else None
 
     def close(self) -> None:
@@ -363,7 +363,7 @@ class Channel(ConsumingChannel):
         try:
             super().close()
         finally:
-            if self._claim is not None:
+            if self._own_lease is not None:
                 lease_table.release(self)
 
     def orphan(self) -> None:
@@ -390,7 +390,7 @@ class Channel(ConsumingChannel):
 
     def tag(self, field: str) -> str:
         """The delivery tag of a message we hold."""
-        return tag_of(self.claim.consumer, field)
+        return tag_of(self.own_lease.consumer, field)
 
 
 def _redelivered(raw: bytes) -> str:

@@ -117,19 +117,19 @@ class ConsumingChannel(stock.Channel):
 
     def tick(self) -> None:
         """Send what must not wait for the next fetch; notice a dead connection."""
-        if self._claim is None:
+        if self._own_lease is None:
             return
         self._check_overdue()
         self.spent = 0.0
-        if self._suspect and not self.claim.holds(self._suspect):
-            if field_of(self._suspect)[0] == self.claim.consumer:  # else the lease was lost
-                self.claim.acks.add(SUSPECT)
+        if self._suspect and not self.own_lease.holds(self._suspect):
+            if field_of(self._suspect)[0] == self.own_lease.consumer:  # else the lease was lost
+                self.own_lease.acks.add(SUSPECT)
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
         if self.inbox:
             self.go_on()
-        if self._fetch is None and self.claim.acks:
+        if self._fetch is None and self.own_lease.acks:
             self._flush_in_time()
 
     def _flush_in_time(self) -> None:
@@ -137,7 +137,7 @@ class ConsumingChannel(stock.Channel):
 
         Whoever adds the first has it turn in time (:meth:`wake_for_acks`).
         """
-        if self.wake_later is None or self.claim.acks.age > FETCH_INTERVAL:
+        if self.wake_later is None or self.own_lease.acks.age > FETCH_INTERVAL:
             self.flush()
 
     def wake_for_acks(self) -> None:
@@ -146,8 +146,8 @@ class ConsumingChannel(stock.Channel):
 
     def flush(self) -> None:
         """Send the acknowledgements. Raises what redis-py raises."""
-        if self.claim.acks:
-            self.claim.tell_late(self.claim.acks.flush(self.own, self.claim.inflight))
+        if self.own_lease.acks:
+            self.own_lease.tell_late(self.own_lease.acks.flush(self.own, self.own_lease.inflight))
 
     def _check_overdue(self) -> None:
         connection = self._in_poll
@@ -184,8 +184,8 @@ class ConsumingChannel(stock.Channel):
     def _forget_fetch(self) -> None:
         fetch, self._fetch = self._fetch, None
         if fetch is not None:
-            self.claim.acks.put_back(fetch.acks)
-            self.claim.answered(self)
+            self.own_lease.acks.put_back(fetch.acks)
+            self.own_lease.answered(self)
 
     # -- kombu's names for sending and reading the command in flight
 
@@ -196,7 +196,7 @@ class ConsumingChannel(stock.Channel):
             return
         self._forget_fetch()  # its connection broke
         if not self._announced:
-            self.claim.announce(self.own, self.consumed)
+            self.own_lease.announce(self.own, self.consumed)
             self._announced = True
         if self.direct is not None:
             return
@@ -226,16 +226,16 @@ class ConsumingChannel(stock.Channel):
         wanted = self.qos.capacity()
         if not wanted or self._holds_back(wanted):
             return
-        claim = self.claim
+        lease = self.own_lease
         queues = self._queue_cycle.consume(len(self.active_queues))
         self._queue_cycle.rotate(queues[0])
         self._fetch = fetch = Fetch(
             self.keys,
-            claim.consumer,
-            claim.ask(self, wanted),
+            lease.consumer,
+            lease.ask(self, wanted),
             wanted,
             queues,
-            claim.acks.take(),
+            lease.acks.take(),
             self.queue_order_strategy == "round_robin",
         )
         self.fetched_at = time.monotonic()
@@ -265,8 +265,8 @@ class ConsumingChannel(stock.Channel):
         except redis.exceptions.ResponseError as error:
             if not str(error).startswith("LEASELOST") or self._fetch is None:
                 raise
-            self.claim.lose(self._fetch.consumer)
-            self.claim.tell_late(len(self._fetch.acks))
+            self.own_lease.lose(self._fetch.consumer)
+            self.own_lease.tell_late(len(self._fetch.acks))
             self._fetch = None
             return False
         finally:
@@ -293,9 +293,9 @@ class ConsumingChannel(stock.Channel):
 
     def _received(self, fetch: Fetch, reply: list[Any]) -> bool:
         fetched = fetch.read(reply)
-        if fetch.consumer == self.claim.consumer:
-            self.claim.answered(self, [one.field for one in fetched])
-            self.claim.tell_late(self.claim.acks.missing(len(fetch.acks), reply[0]))
+        if fetch.consumer == self.own_lease.consumer:
+            self.own_lease.answered(self, [one.field for one in fetched])
+            self.own_lease.tell_late(self.own_lease.acks.missing(len(fetch.acks), reply[0]))
             self.inbox.extend(fetched)
         self._fetch = None
         self._send_text = False
@@ -328,7 +328,7 @@ class ConsumingChannel(stock.Channel):
         try:
             self.give_back([self.tag(one.field) for one in unseen], mark=False)
         except ERRORS:
-            self.claim.let_go(one.field for one in unseen)  # the keeper returns them
+            self.own_lease.let_go(one.field for one in unseen)  # the keeper returns them
             raise
 
     def wake_once(self, seconds: float) -> None:
@@ -447,12 +447,12 @@ class ConsumingChannel(stock.Channel):
         ):
             return False
         tag = self.tag(one.field)
-        if not self.claim.holds(tag):
+        if not self.own_lease.holds(tag):
             return False
         return bool(self.take(one.raw, tag))
 
     def _next(self, one: Fetched) -> message.Envelope | None:
-        if not self.claim.holds(self.tag(one.field)):
+        if not self.own_lease.holds(self.tag(one.field)):
             return None  # the lease was lost meanwhile
         if one.queue not in self.active_queues:
             self.give_back([self.tag(one.field)], mark=False)
@@ -465,7 +465,7 @@ class ConsumingChannel(stock.Channel):
     def _hand_over(self, one: Fetched, envelope: message.Envelope) -> None:
         if one.queue in self.no_ack_queues:
             self.wake_for_acks()
-            self.claim.ack(self.tag(one.field))
+            self.own_lease.ack(self.tag(one.field))
         self.connection._deliver(envelope, one.queue)
 
     def opened(self, one: Fetched) -> message.Envelope | None:
@@ -500,11 +500,11 @@ class ConsumingChannel(stock.Channel):
         chances = self.max_deliveries - message.delivery_count(envelope)
         if chances > 1 or self.max_deliveries < 2:
             return False
-        if self._suspect and self.claim.holds(self._suspect):
+        if self._suspect and self.own_lease.holds(self._suspect):
             self._suspects.append(one)
             return True
         self.flush()  # or the end of the last one's mark would be the end of this one's
-        send(self.own, "HSET", self.claim.inflight, SUSPECT, one.field)
+        send(self.own, "HSET", self.own_lease.inflight, SUSPECT, one.field)
         self._suspect = self.tag(one.field)
         return False
 
@@ -529,7 +529,7 @@ class ConsumingChannel(stock.Channel):
             try:
                 self.give_back([self.tag(one.field) for one in undelivered], mark=False)
             except ERRORS:
-                self.claim.let_go(one.field for one in undelivered)  # the keeper returns them
+                self.own_lease.let_go(one.field for one in undelivered)  # the keeper returns them
 
     def _read_last(self, fetch: Fetch) -> None:
         try:
@@ -537,5 +537,5 @@ class ConsumingChannel(stock.Channel):
         except ERRORS:
             return
         self._fetch = None
-        self.claim.answered(self, [one.field for one in fetched])
+        self.own_lease.answered(self, [one.field for one in fetched])
         self.inbox.extend(fetched)

@@ -101,7 +101,7 @@ def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
     if moment is None:
         return False
     due = message.waited(envelope) is not None
-    wait = 0 if due else int(moment.timestamp() * 1000) - channel.claim.server_time()
+    wait = 0 if due else int(moment.timestamp() * 1000) - channel.own_lease.server_time()
     if wait < LEAST_MS:
         now = datetime.now(UTC)
         if moment > now:
@@ -114,10 +114,10 @@ def repark(channel: Any, one: Fetched, envelope: message.Envelope) -> bool:
         keys.delayed(one.queue),
         keys.delayed_messages(one.queue),
         keys.delaying,
-        channel.claim.inflight,
+        channel.own_lease.inflight,
     ]
     lua.PARK.run(channel.own, names, [one.queue, wait, identity(envelope), text, one.field])
-    channel.claim.let_go([one.field])
+    channel.own_lease.let_go([one.field])
     return True
 
 

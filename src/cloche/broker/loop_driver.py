@@ -63,7 +63,7 @@ class LoopDriver:
     def __init__(self, channel: Any, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
         self._channel = channel
         self._loop = loop
-        self.claim: Lease = channel.claim
+        self.lease: Lease = channel.own_lease
         self.keys: Keys = channel.keys
         #: Longer messages are the channel's: they become dead letters.
         self.most_bytes: int = channel.max_message_bytes or sys.maxsize
@@ -72,9 +72,9 @@ class LoopDriver:
         self.queues: frozenset[str] = frozenset()
         #: How many of the messages in flight only wait for their result to be stored.
         self.finished: Callable[[], int] = lambda: 0
-        self.ahead = Lookahead(self.claim, self._places, deliver, self._return)
+        self.ahead = Lookahead(self.lease, self._places, deliver, self._return)
         self.intake = LoopFetcher(
-            self.keys, self.claim, channel.pool, self.capacity, self.ahead.take_in, self._announce
+            self.keys, self.lease, channel.pool, self.capacity, self.ahead.take_in, self._announce
         )
 
     # -- the channel's thread
@@ -119,17 +119,17 @@ class LoopDriver:
 
     def tag(self, field: str) -> str:
         """The delivery tag of a message just fetched."""
-        return f"{self.claim.consumer}/{field}"
+        return f"{self.lease.consumer}/{field}"
 
     @property
     def doubtful(self) -> bool:
         """Whether the process slept past its lease: see :meth:`Lease.wait_if_doubtful`."""
-        claim = self.claim
-        return time.monotonic() - claim.renewed_at > claim.seconds
+        lease = self.lease
+        return time.monotonic() - lease.renewed_at > lease.seconds
 
     def ack(self, tag: str) -> None:
         """The message is done with."""
-        self.claim.ack(tag)
+        self.lease.ack(tag)
         self.ahead.acked()
         self.freed()
 
@@ -148,7 +148,7 @@ class LoopDriver:
         try:
             self._channel.give_back(held, last=last)
         except ERRORS:
-            self.claim.let_go(tag.partition("/")[2] for tag in held)
+            self.lease.let_go(tag.partition("/")[2] for tag in held)
 
     def _return(self, fields: list[str]) -> None:
         """Back as they came: nobody has seen them."""
@@ -157,7 +157,7 @@ class LoopDriver:
         try:
             self._channel.give_back([self.tag(field) for field in fields], mark=False)
         except ERRORS:
-            self.claim.let_go(fields)  # the keeper returns them
+            self.lease.let_go(fields)  # the keeper returns them
 
     def refuse(self, tag: str) -> None:
         """Make it a dead letter."""
@@ -211,11 +211,11 @@ class LoopDriver:
         qos = self._channel.qos
         if not qos.prefetch_count or "can_consume" in qos.__dict__:
             return FETCH_LIMIT
-        used = len(self.claim.held) - len(self.ahead) - min(self.finished(), MAX_WAITING)
+        used = len(self.lease.held) - len(self.ahead) - min(self.finished(), MAX_WAITING)
         return int(qos.prefetch_count) - max(0, used)
 
     def _announce(self) -> None:
-        self.claim.announce(self._channel.own, self._channel.consumed)
+        self.lease.announce(self._channel.own, self._channel.consumed)
 
 
 class LoopFetcher:
@@ -228,14 +228,14 @@ class LoopFetcher:
     def __init__(
         self,
         keys: Keys,
-        claim: Lease,
+        lease: Lease,
         pool: redis.ConnectionPool,
         capacity: Callable[[], int],
         deliver: Deliver,
         announce: Callable[[], None],
     ) -> None:
         self._keys = keys
-        self._claim = claim
+        self._lease = lease
         self._pool = pool
         self._capacity = capacity
         self._deliver = deliver
@@ -298,7 +298,7 @@ class LoopFetcher:
 
     def _flush_now(self) -> None:
         self._flush_planned = False
-        if self._claim.acks and self._link.open:
+        if self._lease.acks and self._link.open:
             asyncio.get_running_loop().create_task(self._flush_or_keep())
 
     async def _flush_or_keep(self) -> None:
@@ -307,15 +307,15 @@ class LoopFetcher:
             await self._flush()
 
     async def _flush(self) -> None:
-        claim = self._claim
-        while claim.consumer and (fields := claim.acks.take()):
-            key = claim.inflight
+        lease = self._lease
+        while lease.consumer and (fields := lease.acks.take()):
+            key = lease.inflight
             try:
                 settled = await self._call(self._link, ["HDEL", key, *fields])
             except BaseException:
-                claim.acks.put_back(fields)
+                lease.acks.put_back(fields)
                 raise
-            claim.tell_late(claim.acks.missing(len(fields), int(settled)))
+            lease.tell_late(lease.acks.missing(len(fields), int(settled)))
 
     # -- fetching
 
@@ -367,16 +367,16 @@ class LoopFetcher:
         return asyncio.get_running_loop().time() < self._fetched_at + FETCH_INTERVAL
 
     async def _fetch(self, wanted: int) -> None:
-        claim, asker = self._claim, object()
-        if not claim.consumer:
+        lease, asker = self._lease, object()
+        if not lease.consumer:
             await asyncio.to_thread(self._announce)
         fetch = Fetch(
             self._keys,
-            claim.consumer,
-            claim.ask(asker, wanted),
+            lease.consumer,
+            lease.ask(asker, wanted),
             wanted,
             self._rotated(),
-            claim.acks.take(),
+            lease.acks.take(),
             self._shared,
         )
         fetched: list[Fetched] = []
@@ -386,16 +386,16 @@ class LoopFetcher:
             fetched = fetch.read(reply)
         except BaseException as error:
             if not _lease_lost(error):
-                claim.acks.put_back(fetch.acks)
+                lease.acks.put_back(fetch.acks)
             raise
         finally:
-            if fetch.consumer == claim.consumer:
-                claim.answered(asker, [one.field for one in fetched])
+            if fetch.consumer == lease.consumer:
+                lease.answered(asker, [one.field for one in fetched])
         self.outage.over()
         self._send_text = False
-        if fetch.consumer != claim.consumer:
+        if fetch.consumer != lease.consumer:
             return  # the lease was lost meanwhile: these are somebody else's
-        claim.tell_late(claim.acks.missing(len(fetch.acks), reply[0]))
+        lease.tell_late(lease.acks.missing(len(fetch.acks), reply[0]))
         self._drained = len(fetched) < wanted
         if fetched:
             self._deliver(fetched)
@@ -456,7 +456,7 @@ class LoopFetcher:
         if isinstance(error, redis.exceptions.NoScriptError):
             self._send_text = True
         elif _lease_lost(error):
-            self._claim.lose(self._claim.consumer)
+            self._lease.lose(self._lease.consumer)
         elif not self._stopping:
             self._link.close()
             self._waiter.close()
@@ -484,12 +484,12 @@ class Lookahead:
 
     def __init__(
         self,
-        claim: Lease,
+        lease: Lease,
         places: Callable[[], int],
         deliver: Deliver,
         give_back: Callable[[list[str]], None],
     ) -> None:
-        self._claim = claim
+        self._lease = lease
         self._places = places
         self._deliver = deliver
         self._give_back = give_back
@@ -536,7 +536,7 @@ class Lookahead:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        waiting, held = self._waiting, self._claim.held
+        waiting, held = self._waiting, self._lease.held
         while waiting and (free := self._places()) > 0:
             batch = [waiting.popleft() for _ in range(min(free, len(waiting)))]
             # Without those that a lost lease has given to somebody else.

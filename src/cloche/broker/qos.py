@@ -78,13 +78,13 @@ class QoS(virtual.QoS):
 
     def ack_from_thread(self, delivery_tag: str) -> None:
         """The message is done with: from any thread. Its place is filled when the loop turns."""
-        self.channel.claim.ack(delivery_tag)
+        self.channel.own_lease.ack(delivery_tag)
         self._settled += 1
         self._free(delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """The message is done with."""
-        if not self.channel.claim.acks:
+        if not self.channel.own_lease.acks:
             self.channel.wake_for_acks()
         self.ack_from_thread(delivery_tag)
         if self.channel.inbox:
@@ -115,7 +115,7 @@ class QoS(virtual.QoS):
         self._on_collect.cancel()
         self._flush()
         for tag, message in self._delivered.items():
-            self.channel.claim.adopt(tag, message)
+            self.channel.own_lease.adopt(tag, message)
         self._delivered.clear()
 
     def restore_unacked(self) -> list[Any]:
@@ -129,7 +129,7 @@ class QoS(virtual.QoS):
 
     def restore_unacked_once(self, stderr: Any = None) -> None:
         """The same at the end of the channel, and never in a forked child."""
-        if self._process is here() and self.channel.claimed:
+        if self._process is here() and self.channel.has_lease:
             super().restore_unacked_once(stderr)
         else:
             self._on_collect.cancel()

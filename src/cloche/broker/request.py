@@ -119,22 +119,22 @@ class Request(stock.Request):
 def _bring_back(channel: Channel, message: Any, pid: int | None, limit: int) -> bool:
     """Whether it went back to its queue; False if that was death ``limit``: a dead letter."""
     tag = message.delivery_tag
-    claim = channel.claim
+    lease = channel.own_lease
     consumer, field = field_of(tag)
     back = True
     try:
-        if claim.holds(tag):
-            (raw,) = channel.texts(claim, [field])
+        if lease.holds(tag):
+            (raw,) = channel.texts(lease, [field])
             if raw is not None:
                 reaper = Reaper(channel.own, channel.keys, limit)
                 who = f"{consumer}:child:{pid}"
-                back = bool(reaper.bring_back(claim.inflight, who, field, raw))
-            claim.let_go([field])
+                back = bool(reaper.bring_back(lease.inflight, who, field, raw))
+            lease.let_go([field])
         else:
-            claim.tell_late(1)
+            lease.tell_late(1)
     except ERRORS as error:
         logger.warning("a lost process' message goes back later: %s", plain(error))
-        claim.adopt(tag, message)  # the lease keeper's, as soon as nobody here has it
+        lease.adopt(tag, message)  # the lease keeper's, as soon as nobody here has it
     channel.qos.forget(tag)
     return back
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 import click
+from pydantic import ByteSize
 
 from cloche.cli.logs_read import write_json
 from cloche.cli.options import for_database, json_option, settings_options
@@ -92,6 +93,10 @@ def fallback(resolved: Resolved, mode: str | None) -> None:
     click.echo(place.mode(resolved.settings.logs.fallback))
 
 
+def _size(count: int) -> str:
+    return ByteSize(count).human_readable()
+
+
 @click.group()
 def spool() -> None:
     """Records that wait on this machine's disk because the broker was away.
@@ -129,7 +134,7 @@ def status(resolved: Resolved, as_json: bool) -> None:
         return
     click.echo(f"fallback  {place.mode(logs.fallback)}")
     click.echo(
-        f"waiting   {waiting.bytes} of {logs.max_spool} bytes in {waiting.segments} files, "
+        f"waiting   {_size(waiting.bytes)} of {_size(logs.max_spool)} in {waiting.segments} files, "
         f"of {waiting.living} running and {waiting.ended} ended processes"
     )
     for reason, one in dropped.items():
@@ -158,7 +163,7 @@ def replay(resolved: Resolved) -> None:
     click.echo(f"{sent} records sent")
     if left.ended:
         raise BrokerError(
-            f"{left.bytes} bytes of {left.ended} ended processes still wait",
+            f"{_size(left.bytes)} of {left.ended} ended processes still wait",
             fault=BrokerFault.OTHER,
             why="the broker did not take them, or its queue is full (logs.max_queued)",
             fix="try again when the broker is back; the next process that logs sends them, or the "

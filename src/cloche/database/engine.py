@@ -177,3 +177,12 @@ def _prepare(connection: object, _entry: ConnectionPoolEntry) -> None:
 def _begin(connection: Connection) -> None:
     write = connection.get_execution_options().get("cloche_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the settings' database up to date before anybody uses it. Raises DatabaseError."""
+    database = Database(settings)
+    try:
+        database.migrate()
+    finally:
+        database.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine, inspect, text
 
 from cloche.errors import DatabaseError
+from cloche.file_lock import FileLock
 
 #: The version that had them last, and the one that made each.
 _LAST = "0003"
@@ -188,8 +188,7 @@ def _current(engine: Engine) -> bool:
 def _alone(engine: Engine) -> Iterator[None]:
     """Keep other processes from migrating the same database meanwhile."""
     if engine.dialect.name == "sqlite":
-        with open(f"{engine.url.database}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock.acquire(Path(f"{engine.url.database}.lock")):
             yield
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -20,6 +20,7 @@ from kombu.utils.uuid import uuid
 from cloche.broker.connection.probe import reach
 from cloche.errors import DatabaseError, ExtraMissingError
 from cloche.settings import Settings, hide_passwords, mask_url
+from cloche.settings.celery_keys import plain_url
 
 #: Seconds to wait for a connection, or for SQLite's lock.
 _DATABASE_TIMEOUT = 3
@@ -48,7 +49,7 @@ def check_broker(connect: Callable[[], Connection]) -> str:
             client = getattr(channel, "client", None)
             if client is not None and hasattr(client, "ping"):
                 client.ping()
-        return mask_url(connection.as_uri(include_password=True))
+        return mask_url(plain_url(connection.as_uri(include_password=True)))
 
 
 def check_results(app: Celery) -> str:
@@ -69,7 +70,7 @@ def _place(backend: Any) -> str:
     """The backend's URL, or where it has none (``django-db``) what Celery calls it."""
     if backend.url is None:
         return str(backend.app.conf.result_backend)
-    return mask_url(backend.as_uri(include_password=True))
+    return mask_url(plain_url(backend.as_uri(include_password=True)))
 
 
 def readable(backend: Any) -> bool:

@@ -5,7 +5,6 @@ Imports no Celery: `cloche start`, when all runs already, is a question over a s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cloche.errors import NotRunningError, ProcessError
+from cloche.file_lock import FileLock
 from cloche.process import table
 from cloche.process.control import SOCKET, Fields, call
 from cloche.process.identity import Identity
@@ -112,14 +112,8 @@ class Launcher:
     @contextmanager
     def starting(self) -> Iterator[None]:
         """One terminal at a time looks whether to start it; the others wait their turn."""
-        handle = os.open(
-            self.directory.path / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with FileLock.acquire(self.directory.path / "start.lock"):
             yield
-        finally:
-            os.close(handle)
 
 
 @dataclass

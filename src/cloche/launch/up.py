@@ -336,7 +336,7 @@ def migrate(settings: Settings) -> None:
     already start (the service, which needs the tables, waits for the same lock).
     """
     if settings.keeps_rows:
-        import_module("cloche.launch.migration").migrate(settings)
+        import_module("cloche.database.engine").migrate(settings)
 
 
 def _explained(

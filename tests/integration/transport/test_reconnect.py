@@ -109,7 +109,7 @@ def test_a_message_whose_delivery_was_cut_goes_back(
     channel = connection.default_channel
     assert isinstance(channel, Channel)
     # The server moved it, the reply never came: a field nobody here knows.
-    client.hset(channel.claim.inflight, "77/things", "cut")
+    client.hset(channel.own_lease.inflight, "77/things", "cut")
     wait_until(lambda: client.lrange("things", 0, -1) == ["cut"], "it went back", 10)
     assert inflight(client) == 1
     kept.ack()
@@ -189,8 +189,8 @@ def test_what_nobody_can_read_goes_back_as_it_was(
     (kept,) = fetch(connection, 1)
     channel = connection.default_channel
     assert isinstance(channel, Channel)
-    client.hset(channel.claim.inflight, "78/things", "{junk")
-    channel.claim.answered(None, ["78/things"])
+    client.hset(channel.own_lease.inflight, "78/things", "{junk")
+    channel.own_lease.answered(None, ["78/things"])
     channel.give_back([channel.tag("78/things"), kept.delivery_tag])
     assert client.lindex("things", 0) == "{junk"  # behind what was fetched before it
     assert client.llen("things") == 2

@@ -18,8 +18,8 @@ class Consumer:
         self.places = places
         self.seen: list[str] = []
         self.returned: list[str] = []
-        self.claim = Lease(Keys(), 30)
-        self.ahead = Lookahead(self.claim, lambda: self.places, self.deliver, self.give_back)
+        self.lease = Lease(Keys(), 30)
+        self.ahead = Lookahead(self.lease, lambda: self.places, self.deliver, self.give_back)
 
     def deliver(self, batch: list[Fetched]) -> None:
         self.seen += [one.field for one in batch]
@@ -30,7 +30,7 @@ class Consumer:
 
     def fetch(self, *numbers: int, queue: str = "q") -> None:
         fetched = [Fetched(f"{number}/{queue}", queue, b"") for number in numbers]
-        self.claim.answered(object(), [one.field for one in fetched])
+        self.lease.answered(object(), [one.field for one in fetched])
         self.ahead.take_in(fetched)
 
 
@@ -78,9 +78,9 @@ def test_what_may_not_begin_for_long_goes_back() -> None:
 def test_what_a_lost_lease_took_is_not_delivered() -> None:
     async def run() -> None:
         found = Consumer(1)
-        found.claim.consumer = "me"
+        found.lease.consumer = "me"
         found.fetch(1, 2)
-        found.claim.lose("me")
+        found.lease.lose("me")
         found.places = 5
         found.fetch(3)
         assert found.seen == ["1/q", "3/q"]

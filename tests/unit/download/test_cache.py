@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloche.errors import DownloadRefusedError
-from cloche.tasks.download.cache import Cache, FileLock
+from cloche.file_lock import FileLock
+from cloche.tasks.download.cache import Cache
 from cloche.tasks.download.part import Checksum
 
 

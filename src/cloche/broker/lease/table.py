@@ -70,21 +70,21 @@ def lease(channel: Any) -> Lease:
 
 
 def _new(channel: Any) -> _Entry:
-    claim = Lease(channel.keys, float(channel.lease))
+    fresh = Lease(channel.keys, float(channel.lease))
     pool = channel._get_pool()
     # It says something every few seconds anyway, and knows what to do when that fails.
     pool.connection_kwargs["health_check_interval"] = 0
     client = redis.Redis(connection_pool=pool)
     entry: _Entry
     keeper = LeaseKeeper(
-        claim,
+        fresh,
         client,
         lambda: entry.queues(),
         channel.max_deliveries,
         lambda raw, error: entry.tell(raw, error),
     )
-    claim.on_lost.extend(on_lost)
-    entry = _Entry(claim, keeper)
+    fresh.on_lost.extend(on_lost)
+    entry = _Entry(fresh, keeper)
     return entry
 
 

@@ -21,7 +21,7 @@ from cloche.broker.leader_lock import LeaderLock, on_redis, server_of
 from cloche.broker.schedule_runs import FencedProducer, Runs, ScheduledRun, Sending
 from cloche.cluster.schedules import beat_name, missed_runs, next_run
 from cloche.errors import NotInChargeError
-from cloche.process.file_lock import LeaderFileLock
+from cloche.file_lock import LeaderFileLock
 from cloche.settings import Settings
 
 logger = logging.getLogger("cloche.beat")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
@@ -17,6 +16,7 @@ from typing import Literal, get_args
 import orjson
 
 from cloche.errors import SettingsError
+from cloche.file_lock import FileLock
 
 Mode = Literal["spool", "direct", "drop"]
 
@@ -82,8 +82,7 @@ class LogDirectory:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self._make()
-        with open(self.path / "dropped.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock.acquire(self.path / "dropped.lock"):
             yield
 
     def _make(self) -> None:

@@ -12,7 +12,6 @@ never accepted: its process died while writing it.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from cloche.errors import SpoolFullError
+from cloche.file_lock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Kept:
 class ProcessSpool:
     """The directory of one process, open: nobody else touches it."""
 
-    def __init__(self, path: Path, lock: int) -> None:
+    def __init__(self, path: Path, lock: FileLock) -> None:
         self.path = path
         self._lock = lock
 
@@ -69,17 +69,10 @@ class ProcessSpool:
     def taken(cls, path: Path) -> Self | None:
         """That of another process, if it has ended."""
         try:
-            handle = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
+            lock = FileLock.try_acquire(path / "lock")
+        except OSError:  # its last owner removed it
             return None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.is_dir():  # its last owner removed it meanwhile
-                raise FileNotFoundError
-        except OSError:
-            os.close(handle)
-            return None
-        return cls(path, handle)
+        return None if lock is None else cls(path, lock)
 
     def segments(self) -> list[Path]:
         return sorted(self.path.glob("*.jsonl"))
@@ -92,7 +85,7 @@ class ProcessSpool:
         self.release()
 
     def release(self) -> None:
-        os.close(self._lock)
+        self._lock.release()
 
 
 class RecordSpool:

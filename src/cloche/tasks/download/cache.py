@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from cloche.errors import DownloadRefusedError
+from cloche.file_lock import FileLock
 from cloche.tasks.download.table import key
 
 #: Age in seconds from which an unfinished file nobody waits for is removed.
@@ -21,62 +20,6 @@ PARTIAL_AGE = 86400.0
 
 #: Seconds for which the size of all files is believed; counting them costs a walk.
 _FRESH = 1.0
-
-
-class FileLock:
-    """An exclusive lock on a file, held until `release` or the end of the process."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @classmethod
-    def try_acquire(cls, path: Path) -> Self | None:
-        """The lock, or None if somebody holds it."""
-        try:
-            return cls._acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-
-    @classmethod
-    def acquire(cls, path: Path) -> Self:
-        """The lock, as soon as nobody holds it."""
-        return cls._acquire(path, fcntl.LOCK_EX)
-
-    @classmethod
-    def _acquire(cls, path: Path, how: int) -> Self:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            lock = cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            try:
-                fcntl.flock(lock._descriptor, how)
-                if lock._is_at(path):
-                    return lock
-            except BaseException:
-                lock.release()
-                raise
-            lock.release()  # swept between the opening and the locking
-
-    def _is_at(self, path: Path) -> bool:
-        try:
-            return os.fstat(self._descriptor).st_ino == path.stat().st_ino
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        """Give the lock back; further calls do nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of that file."""
-    lock = FileLock.acquire(path)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Cache:
@@ -113,19 +56,19 @@ class Cache:
     def drop(self, sha256: str) -> None:
         self.object_path(sha256).unlink(missing_ok=True)
 
-    def content_lock(self, sha256: str) -> AbstractContextManager[None]:
+    def content_lock(self, sha256: str) -> FileLock:
         """Held while an object and the rows that name it change together."""
-        return locked(self._locks / f"content-{sha256}")
+        return FileLock.acquire(self._lock(f"content-{sha256}"))
 
     def url_lock(self, url: str) -> FileLock | None:
         """The right to download ``url``; None while somebody else does."""
-        return FileLock.try_acquire(self._locks / f"url-{key(url)}")
+        return FileLock.try_acquire(self._lock(f"url-{key(url)}"))
 
     def host_slot(self, host: str, slots: int) -> FileLock | None:
         """One of the ``slots`` of a host on this machine; None if all are taken."""
         name = key(host)
         for number in range(slots):
-            slot = FileLock.try_acquire(self._locks / f"host-{name}-{number}")
+            slot = FileLock.try_acquire(self._lock(f"host-{name}-{number}"))
             if slot is not None:
                 return slot
         return None
@@ -154,18 +97,20 @@ class Cache:
         return freed
 
     def _remove_partial(self, path: Path, name: str) -> int:
-        lock = FileLock.try_acquire(self._locks / f"url-{name}")
+        lock = FileLock.try_acquire(self._lock(f"url-{name}"))
         if lock is None:
             return 0
-        try:
+        with lock:
             size = _size(path)
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
             return size
-        finally:
-            lock.release()
+
+    def _lock(self, name: str) -> Path:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        return self._locks / name
 
 
 def _remove_lock(path: Path) -> None:
