@@ -113,18 +113,23 @@ class Story:
     def _name(
         self, records: Iterable[dict[str, Any]], owners: Mapping[str, tuple[str, str]]
     ) -> None:
-        self.labels |= {
-            uuid: label for uuid, (program, label) in owners.items() if program == self.program
-        }
+        named: dict[str, set[str]] = defaultdict(set)
+        for uuid, (program, label) in owners.items():
+            if program == self.program:
+                named[uuid].add(label)
+        weak: dict[str, str] = {}
         for record in records:
             task_id = record.get("id")
             if isinstance(task_id, str) and isinstance(record.get("n"), str):
                 if record["k"] == "group":
                     self.groups.add(task_id)
                 if record["k"] in ("sent", "group", "last"):
-                    self.labels.setdefault(task_id, record["n"])
+                    weak.setdefault(task_id, record["n"])
                 else:
-                    self.labels[task_id] = record["n"]
+                    named[task_id].add(record["n"])
+        # A task and what replaces it share an id; whose record comes last is chance.
+        first = {uuid: min(names, key=lambda n: (len(n), n)) for uuid, names in named.items()}
+        self.labels = weak | first
 
     def _task(
         self,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -58,6 +59,9 @@ PROMPT_TIMEOUT = 0.01
 #: Seconds between small fetches, and how long acknowledgements wait for one to take them along.
 FETCH_INTERVAL = 0.004
 
+#: Seconds a retry waits at most for the attempt before it, and between two looks.
+EARLY_TIMEOUT, EARLY_INTERVAL = 1.0, 0.002
+
 #: Seconds by which the event loop turns later than something is due, so that it is due then.
 MARGIN = 0.0005
 
@@ -92,6 +96,9 @@ class ConsumingChannel(stock.Channel):
         self._vain_waits = 0
         self._suspects: deque[Fetched] = deque()
         self._suspect = ""
+        #: Retries whose attempt before has not ended here, and since when each field waits.
+        self._early: deque[Fetched] = deque()
+        self._early_since: dict[str, float] = {}
         deferred.listen(self)
 
     # -- what to consume
@@ -127,6 +134,8 @@ class ConsumingChannel(stock.Channel):
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
+        self.inbox.extend(self._early)
+        self._early.clear()
         if self.inbox:
             self.go_on()
         if self._fetch is None and self.own_lease.acks:
@@ -458,7 +467,7 @@ class ConsumingChannel(stock.Channel):
             self.give_back([self.tag(one.field)], mark=False)
             return None
         envelope = self.opened(one)
-        if envelope is None or self._kept_apart(one, envelope):
+        if envelope is None or self._early_retry(one, envelope) or self._kept_apart(one, envelope):
             return None
         return envelope
 
@@ -491,6 +500,23 @@ class ConsumingChannel(stock.Channel):
     def _oversized(self, raw: bytes) -> bool:
         return bool(0 < self.max_message_bytes < len(raw))
 
+    def _early_retry(self, one: Fetched, envelope: message.Envelope) -> bool:
+        """Let a retry wait until this worker has told that the attempt before it is one.
+
+        Without a countdown it comes back within a millisecond. Run beside the rest of the attempt
+        before, it could end first, and its result be overwritten with RETRY for ever.
+        """
+        if self.worker is None or self.wake_later is None:
+            return False
+        now = time.monotonic()
+        since = self._early_since.pop(one.field, now)
+        if now - since > EARLY_TIMEOUT or not _attempt_before_runs(envelope["headers"]):
+            return False
+        self._early_since[one.field] = since
+        self._early.append(one)
+        self.wake_once(EARLY_INTERVAL)
+        return True
+
     def _kept_apart(self, one: Fetched, envelope: message.Envelope) -> bool:
         """Deliver messages on their last chance one at a time.
 
@@ -522,9 +548,9 @@ class ConsumingChannel(stock.Channel):
         self._forget_fetch()
         self._in_poll = None
         self.stop_telling()
-        undelivered = [*self.inbox, *self._suspects]
-        self.inbox.clear()
-        self._suspects.clear()
+        undelivered = [*self.inbox, *self._suspects, *self._early]
+        for held in (self.inbox, self._suspects, self._early, self._early_since):
+            held.clear()
         if undelivered:
             try:
                 self.give_back([self.tag(one.field) for one in undelivered], mark=False)
@@ -539,3 +565,13 @@ class ConsumingChannel(stock.Channel):
         self._fetch = None
         self.own_lease.answered(self, [one.field for one in fetched])
         self.inbox.extend(fetched)
+
+
+def _attempt_before_runs(headers: Any) -> bool:
+    """Whether the message is a retry of a task that Celery's worker here still has as running."""
+    if not isinstance(headers, dict) or not headers.get("retries"):
+        return False
+    # Only a Celery worker has loaded it; importing it would cost every producer 0.1 s.
+    state = sys.modules.get("celery.worker.state")
+    before = state and state.requests.get(headers.get("id"))
+    return before is not None and (before.request_dict.get("retries") or 0) < headers["retries"]

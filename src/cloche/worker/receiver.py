@@ -220,6 +220,11 @@ class PlainPath(PlainMessages):
         self._consumer.on_task_request(request)
         return True
 
+    def _plain(self, envelope: Any, headers: Any, properties: Any) -> bool:
+        """Retries of what still runs here are the channel's, which lets them wait."""
+        again = headers.get("retries") and headers["id"] in state.requests
+        return not again and super()._plain(envelope, headers, properties)
+
     @property
     def _restoring(self) -> bool:
         """Whether acknowledgements have to restore the prefetch count, after a reconnection."""

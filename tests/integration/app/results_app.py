@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from celery import Celery, states
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Retry
 
 import cloche
 
@@ -119,6 +119,18 @@ def retried(self: Any) -> int:
     if self.request.retries < 1:
         raise self.retry(countdown=0.2, exc=KeyError("again"))
     return int(self.request.retries)
+
+
+@app.task(name="back_at_once", bind=True, max_retries=1)
+def back_at_once(self: Any, **options: Any) -> None:
+    """Is back before it has said that it is tried again."""
+    if self.request.retries:
+        raise ValueError("the last word")
+    try:
+        self.retry(countdown=0, **options)
+    except Retry:
+        time.sleep(0.3)
+        raise
 
 
 @app.task(name="ignored", ignore_result=True)

@@ -219,3 +219,18 @@ def test_a_success_is_stored_before_it_is_told(ours: Reader) -> None:
         result = ours.app.send_task("add", [number, 1])
         assert result.get(timeout=20) == number + 1
         assert AsyncResult(result.id, app=ours.app).state == "SUCCESS"
+
+
+@pytest.mark.parametrize("options", [{}, {"expires": 60}], ids=["plain", "expires"])
+def test_the_last_attempt_has_the_last_word(ours: Reader, options: dict[str, Any]) -> None:
+    task_id = f"back-{time.monotonic_ns()}"
+    ours.listen(task_id)
+    ours.send("back_at_once", task_id=task_id, kwargs=options)
+    told: list[str] = []
+
+    def both() -> bool:
+        told.extend(state["status"] for state in ours.states())
+        return {"RETRY", "FAILURE"} <= {*told}
+
+    wait_until(both, "both attempts to be told", 20)
+    assert told == ["STARTED", "RETRY", "STARTED", "FAILURE"]
