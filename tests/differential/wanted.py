@@ -115,6 +115,13 @@ def _times(step: dict[str, Any], name: str) -> int:
     return len(inside) * int(step.get("times", 1)) * max(1, len(step.get("values", ())))
 
 
+def _replaced(difference: Difference, program: Program) -> bool:
+    """It is about a task that hands its id on to another, which may begin before it has ended."""
+    name = difference.path.split("/")[1]
+    found = [call for call in _calls(program) if call["n"] == name]
+    return any(step[0] == "replace" for call in found for step in call.get("s", ()))
+
+
 def _expired_early(difference: Difference, program: Program) -> bool:
     """It is about a task that expires before it is due."""
     name = difference.path.split("/")[1]
@@ -165,6 +172,11 @@ CHANCE = (
         r"(handles|tasks)/.*",
         "several tasks under one id run at the same time, in any order",
         when=_same_id,
+    ),
+    Wanted(
+        r"tasks/\*/\*/signals of attempt \*/.*",
+        "what replaces a task has its id, and may begin before the other's last signals",
+        when=_replaced,
     ),
     Wanted(
         r"tasks/\*/\*/signals of attempt \*/\*/stored",

@@ -58,7 +58,10 @@ def _write(seen: SchedulesSeen) -> None:
         }
         for one in seen.schedules
     ]
-    write_table(columns("schedule next missed when task last queue"), rows)
+    if rows:
+        write_table(columns("schedule next missed when task last queue"), rows)
+    else:
+        click.echo("nothing is scheduled", err=True)
     if not seen.known:
         click.echo("this broker does not remember runs: last and missed are not known", err=True)
     else:

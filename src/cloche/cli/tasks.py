@@ -95,7 +95,10 @@ def _write(found: list[Registered]) -> None:
         }
         for one in found
     ]
-    write_table(columns("task queue limits retries rate module"), rows)
+    if rows:
+        write_table(columns("task queue limits retries rate module"), rows)
+    else:
+        click.echo("the application has no tasks of its own (Celery's: --all)", err=True)
 
 
 def _retries(one: Registered) -> str:

@@ -71,10 +71,8 @@ def schedules_seen(
     with nullcontext(connection) if connection else app.connection_for_read() as used:
         server = server_of(reach(used))
         runs, holder = _state(server, beat_name(app, settings)) if server else ({}, None)
-    now, late = app.now(), timedelta(seconds=settings.beat.late)
-    seen = tuple(
-        _seen(entry, runs.get(name), now - late, settings) for name, entry in entries.items()
-    )
+    now = app.now()
+    seen = tuple(_seen(entry, runs.get(name), now, settings) for name, entry in entries.items())
     return SchedulesSeen(seen, holder, server is not None)
 
 
@@ -83,15 +81,18 @@ def _state(server: LockServer, name: str) -> tuple[dict[str, ScheduledRun], str 
 
 
 def _seen(
-    entry: ScheduleEntry, run: ScheduledRun | None, until: datetime, settings: Settings
+    entry: ScheduleEntry, run: ScheduledRun | None, now: datetime, settings: Settings
 ) -> ScheduleSeen:
+    # Without a run that is known, only the clock tells when a schedule is due.
+    last = run.at if run else now if isinstance(entry.schedule, crontab) else None
+    until = now - timedelta(seconds=settings.beat.late)
     return ScheduleSeen(
         name=entry.name,
         task=entry.task,
         when=describe(entry.schedule),
         queue=entry.options.get("queue"),
         source="settings" if entry.name in settings.beat.schedules else "application",
-        next=next_run(entry.schedule, run.at) if run else None,
+        next=next_run(entry.schedule, last) if last else None,
         last=run.at if run and run.count else None,
         missed=missed_runs(entry.schedule, run.at, until) if run else 0,
         # Schedulers with tables of their own know more than the configuration says.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from celery import Celery
+from celery.schedules import crontab
 
 from cloche.broker.connection import choice
+from cloche.cluster.schedules import schedules_seen
 from cloche.launch.environment import load_environment
 from cloche.settings import load
 from cloche.testing import RabbitProcess, free_port
@@ -48,3 +52,16 @@ def test_celerys_default_is_the_broker_where_one_answers(
     stranger = rabbit.url.replace("guest:guest", "guest:wrong")
     monkeypatch.setattr(choice, "CELERYS_DEFAULT", stranger)
     assert broker_of(tmp_path, BARE, monkeypatch) is None, "it lets nobody in"
+
+
+def test_the_clock_tells_when_a_schedule_is_due_whose_runs_nobody_remembers(app: Celery) -> None:
+    app.conf.beat_schedule = {
+        "hourly": {"task": "a", "schedule": crontab(minute="5")},
+        "often": {"task": "b", "schedule": 60},
+    }
+    hourly, often = schedules_seen(app, load({}, environ={}).settings).schedules
+    assert hourly.next is not None
+    assert (hourly.next.minute, hourly.next.second) == (5, 0)
+    assert timedelta(0) < hourly.next - datetime.now(UTC) <= timedelta(hours=1)
+    assert (hourly.last, hourly.missed, hourly.known) == (None, 0, False)
+    assert often.next is None, "a minute after a run that is not known"
