@@ -25,13 +25,13 @@ from cloche.errors import DatabaseError
 from cloche.logs.table import metadata as logs_metadata
 from cloche.settings import Settings
 from cloche.tasks.download import Downloads
-from cloche.tasks.download.records import DownloadOrder, DownloadState, Stored
+from cloche.tasks.download.records import DownloadState, Order, Stored
 from cloche.tasks.download.repository import DownloadRepository
 from cloche.tasks.download.table import downloads as downloads_table
 from cloche.tasks.download.table import metadata as downloads_metadata
 from cloche.testing import PostgresProcess
 
-ORDER = DownloadOrder("http://h/x", None, 1000, None, "http")
+ORDER = Order("http://h/x", None, 1000, None, "http")
 STORED = Stored("ab" * 32, 10, "x", None)
 
 

@@ -27,7 +27,8 @@ from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.cache import Space
 from cloche.tasks.download.fetcher import Fetcher
 from cloche.tasks.download.part import Checksum, Part, PartMeta
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.egress import EgressGuard
 from tests.integration.download.server import File, FileServer, RawServer
 
@@ -59,7 +60,7 @@ class Bench:
             EgressGuard(allow, setting="download.allow_networks"),
             Backoff(first=0.01, limit=0.02),
         )
-        order = DownloadOrder(url, checksum, max_size, None, "http")
+        order = Order(url, checksum, max_size, None, "http")
         return asyncio.run(fetcher.fetch(order, Part(self.path, expected), self.progress, known))
 
     def file(self, url: str, **options: Any) -> Stored:
@@ -524,7 +525,7 @@ def _fetch_by_name(
 ) -> Stored | None:
     guard = EgressGuard(["127.0.0.0/30"], setting="s", resolver=resolver)
     server.add("/x", file)
-    order = DownloadOrder(f"http://files.example:{server.port}/x", None, 10**9, None, "http")
+    order = Order(f"http://files.example:{server.port}/x", None, 10**9, None, "http")
     fetcher = Fetcher(DownloadSettings(resumes=1), guard, Backoff(first=0.01))
     return asyncio.run(fetcher.fetch(order, Part(directory / "p"), Progress()))
 
@@ -572,7 +573,7 @@ def test_a_resolver_that_has_no_answer_now_is_a_broken_transfer(tmp_path: Path) 
 
     guard = EgressGuard(setting="s", resolver=resolve)
     fetcher = Fetcher(DownloadSettings(resumes=0), guard, Backoff(first=0.01))
-    order = DownloadOrder("http://files.example/", None, 1, None, "http")
+    order = Order("http://files.example/", None, 1, None, "http")
     with pytest.raises(DownloadBrokenError):
         asyncio.run(fetcher.fetch(order, Part(tmp_path / "p"), Progress()))
 

@@ -15,7 +15,8 @@ from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.cache import Space
 from cloche.tasks.download.fetcher import Fetcher
 from cloche.tasks.download.part import Part
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.download.ytdlp import YtDlp
 from cloche.tasks.egress import EgressGuard
 from tests.integration.download.authority import Authority
@@ -62,7 +63,7 @@ class Client:
 
     def fetch(self, url: str, checksum: str | None = None) -> Stored:
         fetcher = Fetcher(self.settings, self.guard, Backoff(first=0.01))
-        order = DownloadOrder(url, checksum, 10**9, None, "http")
+        order = Order(url, checksum, 10**9, None, "http")
         stored = asyncio.run(fetcher.fetch(order, Part(self.part), Progress()))
         assert stored is not None
         return stored
@@ -192,7 +193,7 @@ def test_yt_dlp_trusts_the_same_authorities(
     film = File(noise[:300_000], content_type="video/mp4")
     secure.add("/film.mp4", film)
     client = Client(tmp_path, authority.file if trusted else None)
-    order = DownloadOrder(f"https://{HOST}:{secure.port}/film.mp4", None, 10**9, None, "yt-dlp")
+    order = Order(f"https://{HOST}:{secure.port}/film.mp4", None, 10**9, None, "yt-dlp")
 
     def fetch() -> Any:
         backend = YtDlp(client.settings, client.guard, Space(tmp_path, reserve=0))

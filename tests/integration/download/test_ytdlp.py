@@ -23,7 +23,8 @@ from cloche.errors import (
 from cloche.settings.model import DownloadSettings
 from cloche.tasks.download import DownloadState
 from cloche.tasks.download.cache import Space
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.download.ytdlp import YtDlp, knows
 from cloche.tasks.egress import EgressGuard
 from cloche.tasks.egress_proxy import EgressProxy
@@ -43,7 +44,7 @@ def _fetch(
 ) -> Stored:
     guard = EgressGuard(["127.0.0.1"], setting="s")
     backend = YtDlp(DownloadSettings(resumes=0), guard, Space(partial.parent, reserve=0))
-    order = DownloadOrder(url, checksum, max_size, None, "yt-dlp")
+    order = Order(url, checksum, max_size, None, "yt-dlp")
     stored = asyncio.run(backend.fetch(order, partial, Progress(), None))
     assert stored is not None
     return stored

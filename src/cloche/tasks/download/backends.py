@@ -9,7 +9,8 @@ from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.cache import Cache, Space
 from cloche.tasks.download.fetcher import Fetcher
 from cloche.tasks.download.part import Checksum, Part
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.download.ytdlp import YtDlp, knows
 from cloche.tasks.egress import EgressGuard
 
@@ -18,7 +19,7 @@ class Backend(Protocol):
     """Gets one file; made for one run of the task."""
 
     async def fetch(
-        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
+        self, order: Order, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """Get the file, at or below ``partial``; None: the ``known`` one is still right."""
 
@@ -34,7 +35,7 @@ class Http:
         self._part: Part | None = None
 
     async def fetch(
-        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
+        self, order: Order, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """See `Fetcher.fetch`."""
         checksum = Checksum.parse(order.checksum) if order.checksum else None
@@ -49,7 +50,7 @@ class Http:
 
 
 def choose_backend(
-    order: DownloadOrder, settings: DownloadSettings, guard: EgressGuard, space: Space
+    order: Order, settings: DownloadSettings, guard: EgressGuard, space: Space
 ) -> Backend:
     """The backend an order names; for ``auto`` yt-dlp where it has an extractor of its own.
 

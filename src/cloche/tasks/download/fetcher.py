@@ -16,7 +16,8 @@ from cloche.errors import DownloadBrokenError, DownloadRefusedError
 from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.cache import Space
 from cloche.tasks.download.part import Part
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.download.response import (
     broken,
     complete_size,
@@ -58,7 +59,7 @@ class Fetcher:
         self._backoff = backoff or Backoff(first=0.2, limit=5, jitter=0.2)
 
     async def fetch(
-        self, order: DownloadOrder, part: Part, progress: Progress, known: Stored | None = None
+        self, order: Order, part: Part, progress: Progress, known: Stored | None = None
     ) -> Stored | None:
         """Complete ``part``, continuing what it holds; what the file is.
 
@@ -105,7 +106,7 @@ class _HttpTransfer:
         settings: DownloadSettings,
         guard: EgressGuard,
         client: httpx2.AsyncClient,
-        order: DownloadOrder,
+        order: Order,
         part: Part,
         progress: Progress,
         space: Space,

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
-
-#: Seconds of the past that the rate is measured over.
-_WINDOW = 5.0
 
 
 class DownloadState(StrEnum):
@@ -69,7 +64,7 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
-class DownloadOrder:
+class Order:
     """What is asked for: the part of a request that its task must know.
 
     ``checksum`` is written ``sha256:…``; ``max_size`` is in bytes.
@@ -96,24 +91,3 @@ class Stored:
     content_type: str | None
     etag: str | None = None
     last_modified: str | None = None
-
-
-class Progress:
-    """Counters of one transfer. ``received`` and ``total`` in bytes."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.total: int | None = None
-        self.restarts = 0
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def rate(self) -> float:
-        """Bytes per second over the last seconds; asked by one thread only."""
-        now, received = time.monotonic(), self.received
-        if self._samples and received < self._samples[-1][1]:
-            self._samples.clear()  # started over
-        self._samples.append((now, received))
-        while len(self._samples) > 2 and self._samples[0][0] < now - _WINDOW:
-            self._samples.popleft()
-        (before, least) = self._samples[0]
-        return (received - least) / (now - before) if now > before else 0.0

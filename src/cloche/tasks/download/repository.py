@@ -15,8 +15,8 @@ from cloche.tasks.download.records import (
     ACTIVE,
     STALL,
     Download,
-    DownloadOrder,
     DownloadState,
+    Order,
     Stored,
 )
 from cloche.tasks.download.table import downloads, key
@@ -52,7 +52,7 @@ class DownloadRepository:
         with self._database.read() as connection:
             return [_download(row) for row in connection.execute(query.limit(limit)).mappings()]
 
-    def order(self, id: str) -> DownloadOrder | None:
+    def order(self, id: str) -> Order | None:
         """What the request of that id asked for."""
         query = select(downloads).where(downloads.c.id == id)
         with self._database.read() as connection:
@@ -60,7 +60,7 @@ class DownloadRepository:
         return (
             None
             if row is None
-            else DownloadOrder(
+            else Order(
                 url=row["url"],
                 checksum=row["checksum"],
                 max_size=row["max_size"],
@@ -104,7 +104,7 @@ class DownloadRepository:
 
     # Requests
 
-    def add(self, order: DownloadOrder) -> tuple[Download, bool]:
+    def add(self, order: Order) -> tuple[Download, bool]:
         """A new queued row, or the active one that asks for the same: (row, whether new)."""
         while True:
             try:
@@ -115,13 +115,13 @@ class DownloadRepository:
                 if existing is not None:  # else it ended just now
                     return existing, False
 
-    def _active(self, order: DownloadOrder) -> Download | None:
+    def _active(self, order: Order) -> Download | None:
         query = select(*_PUBLIC).where(downloads.c.active_key == _active_key(order))
         with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _download(row)
 
-    def add_cached(self, order: DownloadOrder, stored: Stored, checked: float) -> Download:
+    def add_cached(self, order: Order, stored: Stored, checked: float) -> Download:
         """A row that is done at once with a file of the cache."""
         now = time.time()
         row = (
@@ -267,11 +267,11 @@ def _stalled() -> Any:
     )
 
 
-def _active_key(order: DownloadOrder) -> str:
+def _active_key(order: Order) -> str:
     return key(order.url, order.checksum, order.max_size, order.filename, order.backend)
 
 
-def _new_row(order: DownloadOrder) -> dict[str, Any]:
+def _new_row(order: Order) -> dict[str, Any]:
     now = time.time()
     return {
         "id": str(uuid.uuid4()),

@@ -25,7 +25,8 @@ from cloche.errors import (
 from cloche.settings import Settings
 from cloche.tasks.download.backends import Backend, choose_backend
 from cloche.tasks.download.cache import Cache, Space, full_disk_told
-from cloche.tasks.download.records import Download, DownloadOrder, DownloadState, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Download, DownloadState, Order, Stored
 from cloche.tasks.download.repository import DownloadRepository
 from cloche.tasks.egress import EgressGuard
 
@@ -134,7 +135,7 @@ class DownloadRun:
         raise Ignore
 
     @contextmanager
-    def _alone_with(self, order: DownloadOrder) -> Iterator[None]:
+    def _alone_with(self, order: Order) -> Iterator[None]:
         """Hold the URL and a slot of its host; without them the task comes back later."""
         url_lock = self._cache.url_lock(order.url)
         if url_lock is None:
@@ -151,7 +152,7 @@ class DownloadRun:
         finally:
             url_lock.release()
 
-    def _later(self, order: DownloadOrder) -> Ignore:
+    def _later(self, order: Order) -> Ignore:
         """Give the worker's slot back and send the task again, which is no retry of it."""
         request = self._task.request
         countdown = random.uniform(0.5, 1.5)  # noqa: S311 (spreads the load, no secret)
@@ -162,7 +163,7 @@ class DownloadRun:
         log.debug("download %s waits: %s is busy", self._id, order.url)
         return Ignore()
 
-    def _fetched(self, order: DownloadOrder) -> Download:
+    def _fetched(self, order: Order) -> Download:
         limits = self._settings.download
         space = Space(self._cache.root, reserve=limits.reserve, quota=limits.quota)
         backend = choose_backend(order, limits, self._guard, space)
@@ -178,7 +179,7 @@ class DownloadRun:
             backend.keep(stored, self._cache)
             return self._finish(stored, cached=False, checked=time.time())
 
-    def _known(self, order: DownloadOrder) -> tuple[Stored, float] | None:
+    def _known(self, order: Order) -> tuple[Stored, float] | None:
         """The cached file of this URL, if it could answer this order."""
         found = self._catalogue.stored(order.url, order.backend)
         if found is None or found[0].size > order.max_size:
@@ -187,13 +188,11 @@ class DownloadRun:
             return None
         return found if self._cache.object_path(found[0].sha256).is_file() else None
 
-    def _serves(self, order: DownloadOrder, known: tuple[Stored, float]) -> bool:
+    def _serves(self, order: Order, known: tuple[Stored, float]) -> bool:
         age = time.time() - known[1]
         return not order.refresh and age <= self._settings.download.fresh_for.total_seconds()
 
-    def _transferred(
-        self, backend: Backend, order: DownloadOrder, known: Stored | None
-    ) -> Stored | None:
+    def _transferred(self, backend: Backend, order: Order, known: Stored | None) -> Stored | None:
         """Transfer in a thread, report and watch for a cancellation in this one."""
         partial = self._cache.partial_path(order.url)
         progress = self._progress

@@ -22,7 +22,7 @@ from cloche.settings import Settings
 from cloche.tasks.download.cache import Cache
 from cloche.tasks.download.filename import sanitise
 from cloche.tasks.download.part import Checksum
-from cloche.tasks.download.records import Download, DownloadOrder, DownloadState
+from cloche.tasks.download.records import Download, DownloadState, Order
 from cloche.tasks.download.repository import DownloadRepository
 from cloche.tasks.download.task import FETCH, guard_of
 
@@ -166,11 +166,11 @@ class Downloads:
         filename: str | None,
         backend: str | None,
         refresh: bool,
-    ) -> DownloadOrder:
+    ) -> Order:
         checked = self._guard.check_url(url.strip())
         backend = backend or self._settings.backend
         _check_backend(backend)
-        return DownloadOrder(
+        return Order(
             url=str(checked.copy_with(fragment=None)),
             checksum=str(Checksum.parse(checksum)) if checksum else None,
             max_size=self._cap(max_size),
@@ -191,7 +191,7 @@ class Downloads:
             fix="Ask for less, or raise the setting.",
         )
 
-    def _from_cache(self, order: DownloadOrder) -> Download | None:
+    def _from_cache(self, order: Order) -> Download | None:
         found = self._catalogue.stored(order.url, order.backend)
         if found is None:
             return None

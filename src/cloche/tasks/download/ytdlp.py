@@ -33,7 +33,8 @@ from cloche.settings.model import DownloadSettings
 from cloche.tasks.download.cache import Cache, Space
 from cloche.tasks.download.filename import sanitise
 from cloche.tasks.download.part import Checksum
-from cloche.tasks.download.records import DownloadOrder, Progress, Stored
+from cloche.tasks.download.progress import Progress
+from cloche.tasks.download.records import Order, Stored
 from cloche.tasks.egress import EgressGuard, bundle
 from cloche.tasks.egress_proxy import EgressProxy
 
@@ -86,7 +87,7 @@ class YtDlp:
         self._file: Path | None = None
 
     async def fetch(
-        self, order: DownloadOrder, partial: Path, progress: Progress, known: Stored | None
+        self, order: Order, partial: Path, progress: Progress, known: Stored | None
     ) -> Stored | None:
         """The medium of the page as one file; ``known`` is not asked about."""
         directory = _directory(partial)
@@ -113,7 +114,7 @@ class YtDlp:
             cache.put(self._file, stored.sha256)
             shutil.rmtree(self._file.parent, ignore_errors=True)
 
-    def _command(self, order: DownloadOrder) -> list[str]:
+    def _command(self, order: Order) -> list[str]:
         options = {
             "--output": "media.%(ext)s",
             "--max-filesize": str(order.max_size),
@@ -141,7 +142,7 @@ async def _extracted(
     command: list[str],
     directory: Path,
     proxy: str,
-    order: DownloadOrder,
+    order: Order,
     progress: Progress,
     space: Space,
 ) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _environment(directory: Path, proxy: str) -> dict[str, str]:
 
 
 async def _followed(
-    output: StreamReader, directory: Path, order: DownloadOrder, progress: Progress, space: Space
+    output: StreamReader, directory: Path, order: Order, progress: Progress, space: Space
 ) -> dict[str, Any]:
     """Read progress to the end of the output; the line about the finished file."""
     info: dict[str, Any] = {}
@@ -225,7 +226,7 @@ async def _last_lines(errors: StreamReader) -> list[str]:
     return list(lines)
 
 
-def _failure(status: int, said: list[str], order: DownloadOrder) -> DownloadError:
+def _failure(status: int, said: list[str], order: Order) -> DownloadError:
     why = next((line for line in said if "ERROR" in line), "")  # others follow from the first
     if status == 0:
         # It skips what --max-filesize forbids, and calls that a success.
@@ -235,7 +236,7 @@ def _failure(status: int, said: list[str], order: DownloadOrder) -> DownloadErro
     return DownloadBrokenError(f"yt-dlp failed (exit status {status}).", why=why)
 
 
-def _too_large(order: DownloadOrder) -> DownloadRefusedError:
+def _too_large(order: Order) -> DownloadRefusedError:
     return DownloadRefusedError(
         "yt-dlp gave no file within the size limit.",
         why=f"At most {order.max_size} bytes were to be taken.",
@@ -259,7 +260,7 @@ def _confined(directory: Path, info: dict[str, Any]) -> Path:
     return file
 
 
-def _stored(file: Path, info: dict[str, Any], order: DownloadOrder) -> Stored:
+def _stored(file: Path, info: dict[str, Any], order: Order) -> Stored:
     size = file.stat().st_size
     if size > order.max_size:
         file.unlink()
