@@ -99,6 +99,7 @@ class ConsumingChannel(stock.Channel):
         #: Retries whose attempt before has not ended here, and since when each field waits.
         self._early: deque[Fetched] = deque()
         self._early_since: dict[str, float] = {}
+        self._look_early_at = 0.0
         deferred.listen(self)
 
     # -- what to consume
@@ -134,8 +135,9 @@ class ConsumingChannel(stock.Channel):
             self._suspect = ""
         if self._suspects and not self._suspect:
             self.inbox.append(self._suspects.popleft())
-        self.inbox.extend(self._early)
-        self._early.clear()
+        if self._early and time.monotonic() >= self._look_early_at:
+            self.inbox.extend(self._early)
+            self._early.clear()
         if self.inbox:
             self.go_on()
         if self._fetch is None and self.own_lease.acks:
@@ -514,7 +516,8 @@ class ConsumingChannel(stock.Channel):
             return False
         self._early_since[one.field] = since
         self._early.append(one)
-        self.wake_once(EARLY_INTERVAL)
+        self._look_early_at = now + EARLY_INTERVAL
+        self.wake_once(EARLY_INTERVAL + MARGIN)
         return True
 
     def _kept_apart(self, one: Fetched, envelope: message.Envelope) -> bool:
@@ -569,9 +572,12 @@ class ConsumingChannel(stock.Channel):
 
 def _attempt_before_runs(headers: Any) -> bool:
     """Whether the message is a retry of a task that Celery's worker here still has as running."""
-    if not isinstance(headers, dict) or not headers.get("retries"):
+    if not isinstance(headers, dict):
         return False
+    task_id, retries = headers.get("id"), headers.get("retries")
+    if not isinstance(task_id, str) or not isinstance(retries, int) or not retries:
+        return False  # whatever else others write there
     # Only a Celery worker has loaded it; importing it would cost every producer 0.1 s.
     state = sys.modules.get("celery.worker.state")
-    before = state and state.requests.get(headers.get("id"))
-    return before is not None and (before.request_dict.get("retries") or 0) < headers["retries"]
+    before = state and state.requests.get(task_id)
+    return before is not None and (before.request_dict.get("retries") or 0) < retries
